@@ -1,0 +1,50 @@
+/* Where weights come from: a Hugging Face checkpoint (single file, or shards with an index), or a Quern artifact with
+ * packed payload files (docs/format.md), in a folder or a zip.
+ *
+ * Opening checks everything against the config: each expected tensor present once with the expected shape and a float
+ * dtype (F32, F16, BF16; packed matrices in an artifact), no surplus tensor (a redundant lm_head.weight of a tied
+ * model is accepted and ignored), every shard of the index present, encoded matrices legal (qn_encoded_bind). Weights
+ * stay in the mapped files; nothing is converted. */
+#ifndef QUERN_CHECKPOINT_CHECKPOINT_H
+#define QUERN_CHECKPOINT_CHECKPOINT_H
+
+#include "quern/base/context.h"
+#include "quern/base/store.h"
+#include "quern/checkpoint/layout.h"
+#include "quern/codec/codec.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct qn_checkpoint qn_checkpoint;
+
+QN_NODISCARD QN_API qn_status qn_checkpoint_open(const char *path, qn_checkpoint **out, qn_error *err);
+QN_API void qn_checkpoint_close(qn_checkpoint *checkpoint);
+
+QN_API const qn_config *qn_checkpoint_config(const qn_checkpoint *checkpoint);
+QN_API const qn_layout *qn_checkpoint_layout(const qn_checkpoint *checkpoint);
+QN_API qn_store        *qn_checkpoint_store(const qn_checkpoint *checkpoint);
+QN_API bool             qn_checkpoint_is_artifact(const qn_checkpoint *checkpoint);
+
+/* The weight of layout entry INDEX; lives as long as the checkpoint. */
+QN_API const qn_weight *qn_checkpoint_weight(const qn_checkpoint *checkpoint, int64_t index);
+
+/* Reads all weights once and refuses NaN and infinity, naming tensor and index. Parallel; cost: one pass over the bytes. */
+QN_NODISCARD QN_API qn_status qn_checkpoint_check_finite(const qn_checkpoint *checkpoint, const qn_context *ctx,
+                                                         qn_error *err);
+
+/* SHA-256 over the weight files in name order (each file's digest, hashed again as the lines `<hex>  <name>\n`), for provenance. */
+QN_NODISCARD QN_API qn_status qn_checkpoint_sha256(const qn_checkpoint *checkpoint, const qn_context *ctx,
+                                                   char hex[65], qn_error *err);
+
+/* One encoded matrix's line of a payload file's __metadata__ (docs/format.md): `RxC native/group rescue/group n`, for
+ * example "3072x1024 ternary/64 q4/128 12". Format writes at most n_bytes; parse checks all fields. */
+enum { QN_PACKED_SPEC_BYTES = 128 };
+QN_API void qn_packed_spec_format(const qn_encoded *e, char *buffer, size_t n_bytes);
+QN_NODISCARD QN_API qn_status qn_packed_spec_parse(const char *text, const char *name, qn_encoded *out, qn_error *err);
+
+#ifdef __cplusplus
+}
+#endif
+#endif
