@@ -32,8 +32,8 @@ typedef struct qn_codec {
     int32_t group_size; /* columns per scale; 0: the whole row */
 } qn_codec;
 
-QN_API const char *qn_code_name(qn_code code); /* "sign", "ternary", "q4" */
-QN_API qn_code     qn_code_from_name(const char *name);
+QN_API const char *qn_code_name(qn_code code); /* "sign", "ternary", "q4"; "none" for any other number */
+QN_API qn_code     qn_code_from_name(const char *name); /* QN_CODE_NONE for any other name */
 QN_API int         qn_code_max(qn_code code); /* largest |q|: 1, 1, 7 */
 
 QN_API int64_t qn_codec_groups(qn_codec codec, int64_t cols);      /* G, scales per row */
@@ -53,7 +53,8 @@ QN_API void qn_codec_decode_row(qn_codec codec, const uint8_t *codes, const uint
 
 /* An encoded matrix "rowmix": most rows in the native code, a few rescue rows in q4.
  *
- * The arrays are borrowed (from a mapped payload) or owned through `owned`; `slot` is derived by qn_encoded_bind. */
+ * The arrays are borrowed (from a mapped payload, at any address: the scales need not be aligned) or owned through
+ * `owned`; `slot` is derived by qn_encoded_bind. */
 typedef struct qn_encoded {
     int64_t  rows, cols;
     qn_codec native;
@@ -99,13 +100,14 @@ typedef struct qn_encoded_arrays {
 } qn_encoded_arrays;
 
 /* Allocates the arrays for the given rows, cols, native, rescue and n_rescue_rows (all other fields of *e are
- * overwritten), zero-filled, as one block owned by *e, and hands out writable pointers to them. The caller fills them
- * and then calls qn_encoded_bind. */
+ * overwritten, and rescue becomes {QN_CODE_NONE, 0} when no row is rescued), zero-filled, as one block owned by *e, and
+ * hands out writable pointers to them. The caller fills them and then calls qn_encoded_bind. */
 QN_NODISCARD QN_API qn_status qn_encoded_alloc(qn_encoded *e, qn_encoded_arrays *arrays, qn_error *err);
 
 /* Checks everything a hostile file could break and derives `slot`: mask bits against n_rescue_rows, padding bits,
- * every code legal, every scale finite and > 0 (a scale of exactly 0 is allowed for an all-zero row of the native code).
- * NAME is for messages. Cost: one pass over the codes. */
+ * every code legal, every scale finite and > 0 (exactly 0 is allowed in sign and ternary, for a group whose weights are
+ * all zero; never in q4). A matrix without rescued rows has rescue {QN_CODE_NONE, 0}. NAME is for messages. On failure
+ * *e is unchanged. Cost: one pass over the codes. */
 QN_NODISCARD QN_API qn_status qn_encoded_bind(qn_encoded *e, const char *name, qn_error *err);
 
 /* Frees slot and owned; idempotent; a zeroed struct is fine. */
