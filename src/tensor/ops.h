@@ -1,0 +1,116 @@
+/* What a model asks of a device: one table of functions, so that another device is another table. The CPU
+ * table (ops_cpu.c) works on OpenMP threads over tiles that depend on shapes only; results do not depend on
+ * n_threads.
+ *
+ * Letters: M tokens, N outputs, K inputs of a linear layer; H heads of D values. Row-major f32 unless said.
+ */
+#ifndef QUERN_SRC_TENSOR_OPS_H
+#define QUERN_SRC_TENSOR_OPS_H
+
+#include "tensor/kernels.h"
+
+#include <stddef.h>
+
+/* A matrix [rows, cols] as a source of rows: dense in memory (f32 or bf16), or whatever DECODE makes f32 rows
+ * of. Exactly one of the three is set. Borrowed. */
+typedef struct qni_matrix {
+    int64_t rows, cols;
+    const float *f32;
+    const uint16_t *bf16;
+    void (*decode)(const void *source, int64_t row0, int64_t n_rows, float *out);
+    const void *source;
+} qni_matrix;
+
+/* C [m, n] = op(A) op(B) (+ C). A and B both f32 or both bf16. */
+typedef struct qni_gemm_args {
+    bool bf16, trans_a, trans_b, accumulate;
+    int64_t m, n, k;
+    const void *a;
+    int64_t lda;
+    const void *b;
+    int64_t ldb;
+    float *c;
+    int64_t ldc;
+} qni_gemm_args;
+
+/* y [M, N] = x [M, K] W^T + bias. With bf16, x and W are rounded to bf16 and sums are f32. */
+typedef struct qni_linear_args {
+    bool bf16;
+    const float *x;
+    int64_t m;
+    const qni_matrix *w; /* [N, K] */
+    const float *bias;   /* [N] or NULL */
+    float *y;
+} qni_linear_args;
+
+/* cos and sin of every position's angles, times the attention scaling: row p holds half values each. */
+typedef struct qni_rope_table {
+    int64_t n_positions, half;
+    float *cosine, *sine; /* [n_positions, half]; owned by one block behind cosine */
+} qni_rope_table;
+
+/* Queries [first_query, + n_queries) attend to keys [first_key, + n_keys); the last query sees the last key.
+ */
+typedef struct qni_span {
+    int64_t first_query, n_queries, first_key, n_keys;
+} qni_span;
+
+/* out = softmax(q k^T / sqrt D) v, causal, each group of n_heads / n_kv_heads query heads sharing a key head.
+ */
+typedef struct qni_attention_args {
+    const float *q;     /* [M, n_heads * D] */
+    const float *k, *v; /* [keys, n_kv_heads * D] */
+    float *out;         /* [M, n_heads * D]; may be q */
+    int64_t n_heads, n_kv_heads, head_dim;
+    int64_t window; /* keys a query sees, itself included; 0: all before it */
+    const qni_span *spans;
+    int64_t n_spans;
+} qni_attention_args;
+
+/* nll[i] = logsumexp(W x_i) - (W x_i)[targets[i]]. */
+typedef struct qni_nll_args {
+    bool bf16;
+    const float *x; /* [M, K] */
+    int64_t m;
+    const qni_matrix *w; /* [V, K] */
+    const int32_t *targets;
+    double *nll;
+} qni_nll_args;
+
+/* `largest` receives the largest |value| written; NaN or infinity when one of them is. */
+typedef struct qn_ops {
+    const qni_kernels *kernels;
+    qn_status (*gemm)(const struct qn_ops *ops, const qni_gemm_args *args, int n_threads, qn_error *err);
+    qn_status (*linear)(const struct qn_ops *ops, const qni_linear_args *args, int n_threads, float *largest,
+                        qn_error *err);
+    /* y [rows, n] = w * x / rms(x), each row by itself; y may be x. */
+    void (*rms_norm)(const struct qn_ops *ops, const float *x, const float *w, double eps, int64_t rows,
+                     int64_t n, float *y, int n_threads);
+    /* Rotates x [rows, heads * D] in place; row r stands at positions[r]. */
+    void (*rope)(const struct qn_ops *ops, float *x, const qni_rope_table *table, const int64_t *positions,
+                 int64_t rows, int64_t heads, int64_t head_dim, int n_threads);
+    /* gate = silu(gate) * up, n values. */
+    void (*swiglu)(const struct qn_ops *ops, float *gate, const float *up, int64_t n, int n_threads,
+                   float *largest);
+    /* x += y, n values. */
+    void (*add)(const struct qn_ops *ops, float *x, const float *y, int64_t n, int n_threads, float *largest);
+    qn_status (*attention)(const struct qn_ops *ops, const qni_attention_args *args, int n_threads,
+                           qn_error *err);
+    qn_status (*nll)(const struct qn_ops *ops, const qni_nll_args *args, int n_threads, float *largest,
+                     qn_error *err);
+} qn_ops;
+
+/* The CPU table for the selected instruction set. */
+QN_NODISCARD qn_status qni_ops_get(qn_ops *out, qn_error *err);
+
+/* As qni_ops_get for given kernels: how tests reach a table that is not the selected one. */
+qn_ops qni_ops_cpu(const qni_kernels *kernels);
+
+/* inv_freq [half] -> angles p * inv_freq as f32 products, their cos and sin in double, times SCALING,
+ * rounded. Positions [0, n_positions). */
+QN_NODISCARD qn_status qni_rope_table_make(const float *inv_freq, int64_t half, double scaling,
+                                           int64_t n_positions, int n_threads, qni_rope_table *out,
+                                           qn_error *err);
+void qni_rope_table_release(qni_rope_table *table);
+
+#endif

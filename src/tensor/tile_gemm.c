@@ -1,0 +1,182 @@
+#include "tensor/tile_gemm.h"
+
+#include <omp.h>
+#include <string.h>
+
+void qni_one_thread_each(void) {
+    omp_set_num_threads(
+        1); /* of this implicit task only: the caller's own setting returns with the region's end */
+}
+
+int qni_gemm_f32_dnnl(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const float *a,
+                      int64_t lda, const float *b, int64_t ldb, bool accumulate, float *c, int64_t ldc) {
+    return (int)dnnl_sgemm(trans_a ? 'T' : 'N', trans_b ? 'T' : 'N', m, n, k, 1.0f, a, lda, b, ldb,
+                           accumulate ? 1.0f : 0.0f, c, ldc);
+}
+
+qn_status qni_fail_dnnl(qn_error *err, int error, const char *what) {
+    return qn_fail(err, error == dnnl_out_of_memory ? QN_E_NOMEM : QN_E_INTERNAL,
+                   "oneDNN failed in %s (error %d)", what, error);
+}
+
+static int64_t minimum(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* Sizes of a full and of the last tile along one side. */
+static void tile_sizes(int64_t total, int64_t tile, int64_t size[2]) {
+    size[0] = minimum(total, tile);
+    size[1] = total % tile ? total % tile : size[0];
+}
+
+/* A [rows, cols] matrix that is read as its transpose when TRANS: the strides say so, nothing is moved. */
+static dnnl_status_t describe(dnnl_memory_desc_t *out, int64_t rows, int64_t cols, bool trans, int64_t ld,
+                              dnnl_data_type_t type) {
+    const dnnl_dims_t dims = {rows, cols};
+    const dnnl_dims_t strides = {trans ? 1 : ld, trans ? ld : 1};
+    return dnnl_memory_desc_init_by_strides(out, 2, dims, type, strides);
+}
+
+static dnnl_status_t make_attributes(const qni_tile_shape *shape, dnnl_primitive_attr_t *out) {
+    dnnl_post_ops_t post_ops = NULL;
+    dnnl_status_t status = dnnl_primitive_attr_create(out);
+    if (status == dnnl_success)
+        status = dnnl_primitive_attr_set_scratchpad_mode(*out, dnnl_scratchpad_mode_user);
+    if (status != dnnl_success || !shape->accumulate) return status;
+    status = dnnl_post_ops_create(&post_ops);
+    if (status == dnnl_success) status = dnnl_post_ops_append_sum(post_ops, 1.0f);
+    if (status == dnnl_success) status = dnnl_primitive_attr_set_post_ops(*out, post_ops);
+    dnnl_post_ops_destroy(post_ops);
+    return status;
+}
+
+static dnnl_status_t make_primitive(qni_tile_gemm *g, int i, int j, dnnl_primitive_attr_t attributes) {
+    dnnl_matmul_desc_t desc;
+    dnnl_primitive_desc_t pd = NULL;
+    dnnl_status_t status = dnnl_matmul_desc_init(&desc, &g->a[i], &g->b[j], NULL, &g->c[i][j]);
+    if (status == dnnl_success) status = dnnl_primitive_desc_create(&pd, &desc, attributes, g->engine, NULL);
+    if (status == dnnl_success) {
+        g->scratch[i][j] = *dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
+        const size_t bytes = dnnl_memory_desc_get_size(&g->scratch[i][j]);
+        if (bytes > g->scratch_bytes) g->scratch_bytes = bytes;
+        status = dnnl_primitive_create(&g->primitives[i][j], pd);
+    }
+    dnnl_primitive_desc_destroy(pd);
+    return status;
+}
+
+static dnnl_status_t make_primitives(qni_tile_gemm *g) {
+    const qni_tile_shape *s = &g->shape;
+    dnnl_primitive_attr_t attributes = NULL;
+    dnnl_status_t status = dnnl_engine_create(&g->engine, dnnl_cpu, 0);
+    int64_t m[2], n[2];
+    tile_sizes(s->m, s->tile_m, m);
+    tile_sizes(s->n, s->tile_n, n);
+    if (status == dnnl_success) status = make_attributes(s, &attributes);
+    for (int i = 0; i < 2 && status == dnnl_success; i++) {
+        status = describe(&g->a[i], m[i], s->k, s->trans_a, s->lda, dnnl_bf16);
+        if (status == dnnl_success) status = describe(&g->b[i], s->k, n[i], s->trans_b, s->ldb, dnnl_bf16);
+    }
+    for (int i = 0; i < 2; i++) {
+        for (int j = 0; j < 2 && status == dnnl_success; j++) {
+            if ((i && m[1] == m[0]) || (j && n[1] == n[0])) continue;
+            status = describe(&g->c[i][j], m[i], n[j], false, s->ldc, dnnl_f32);
+            if (status == dnnl_success) status = make_primitive(g, i, j, attributes);
+        }
+    }
+    dnnl_primitive_attr_destroy(attributes);
+    return status;
+}
+
+qn_status qni_tile_gemm_init(qni_tile_gemm *out, const qni_kernels *kernels, const qni_tile_shape *shape,
+                             qn_error *err) {
+    qni_tile_gemm g = {.kernels = kernels, .shape = *shape};
+    if (shape->bf16 && !kernels->bf16_gemm) {
+        const int64_t m = minimum(shape->m, shape->tile_m), n = minimum(shape->n, shape->tile_n);
+        g.scratch_bytes = (size_t)((m + n) * shape->k) * sizeof(float);
+    } else if (shape->bf16) {
+        /* A primitive remembers how many threads it was made for. */
+        const int n_threads = omp_get_max_threads();
+        omp_set_num_threads(1);
+        const dnnl_status_t status = make_primitives(&g);
+        omp_set_num_threads(n_threads);
+        if (status != dnnl_success) {
+            qni_tile_gemm_release(&g);
+            return qn_fail(err, QN_E_INTERNAL,
+                           "oneDNN cannot prepare a bf16 product of %lldx%lldx%lld (error %d)",
+                           (long long)shape->m, (long long)shape->n, (long long)shape->k, (int)status);
+        }
+    }
+    *out = g;
+    return QN_OK;
+}
+
+void qni_tile_gemm_release(qni_tile_gemm *gemm) {
+    for (int i = 0; i < 2; i++)
+        for (int j = 0; j < 2; j++)
+            if (gemm->primitives[i][j]) dnnl_primitive_destroy(gemm->primitives[i][j]);
+    if (gemm->engine) dnnl_engine_destroy(gemm->engine);
+    *gemm = (qni_tile_gemm){0};
+}
+
+static int run_bf16(const qni_tile_gemm *g, int i, int j, const void *a, const void *b, float *c,
+                    void *scratch) {
+    /* oneDNN's C interface takes writable handles for inputs too. */
+    union {
+        const void *in;
+        void *handle;
+    } a_handle = {.in = a}, b_handle = {.in = b};
+    const struct {
+        int argument;
+        const dnnl_memory_desc_t *md;
+        void *handle;
+    } items[4] = {{DNNL_ARG_SRC, &g->a[i], a_handle.handle},
+                  {DNNL_ARG_WEIGHTS, &g->b[j], b_handle.handle},
+                  {DNNL_ARG_DST, &g->c[i][j], c},
+                  {DNNL_ARG_SCRATCHPAD, &g->scratch[i][j], scratch}};
+    dnnl_exec_arg_t args[4] = {0};
+    dnnl_stream_t stream = NULL;
+    dnnl_status_t status = dnnl_stream_create(&stream, g->engine, dnnl_stream_default_flags);
+    for (int l = 0; l < 4 && status == dnnl_success; l++) {
+        args[l].arg = items[l].argument;
+        status = dnnl_memory_create(&args[l].memory, items[l].md, g->engine, items[l].handle);
+    }
+    if (status == dnnl_success) status = dnnl_primitive_execute(g->primitives[i][j], stream, 4, args);
+    if (status == dnnl_success) status = dnnl_stream_wait(stream);
+    for (int l = 0; l < 4; l++)
+        if (args[l].memory) dnnl_memory_destroy(args[l].memory);
+    if (stream) dnnl_stream_destroy(stream);
+    return (int)status;
+}
+
+/* rows x cols bf16 values with leading dimension ld, as dense f32. */
+static void widen_matrix(const qni_kernels *kernels, const uint16_t *x, int64_t rows, int64_t cols,
+                         int64_t ld, float *y) {
+    for (int64_t r = 0; r < rows; r++) kernels->widen_bf16(x + r * ld, cols, y + r * cols);
+}
+
+/* Where bf16 products are not native: widen both tiles, multiply in f32. The same products, summed in f32 as
+ * well. */
+static int run_widened(const qni_tile_gemm *g, int64_t m, int64_t n, const uint16_t *a, const uint16_t *b,
+                       float *c, float *scratch) {
+    const qni_tile_shape *s = &g->shape;
+    const int64_t a_rows = s->trans_a ? s->k : m, a_cols = s->trans_a ? m : s->k;
+    const int64_t b_rows = s->trans_b ? n : s->k, b_cols = s->trans_b ? s->k : n;
+    float *wide_a = scratch, *wide_b = scratch + m * s->k;
+    widen_matrix(g->kernels, a, a_rows, a_cols, s->lda, wide_a);
+    widen_matrix(g->kernels, b, b_rows, b_cols, s->ldb, wide_b);
+    return g->kernels->gemm_f32(s->trans_a, s->trans_b, m, n, s->k, wide_a, a_cols, wide_b, b_cols,
+                                s->accumulate, c, s->ldc);
+}
+
+int qni_tile_gemm_run(const qni_tile_gemm *gemm, int64_t m, int64_t n, const void *a, const void *b, float *c,
+                      void *scratch) {
+    const qni_tile_shape *s = &gemm->shape;
+    if (!s->bf16) {
+        return gemm->kernels->gemm_f32(s->trans_a, s->trans_b, m, n, s->k, a, s->lda, b, s->ldb,
+                                       s->accumulate, c, s->ldc);
+    }
+    if (!gemm->kernels->bf16_gemm) return run_widened(gemm, m, n, a, b, c, scratch);
+    const int i = m != minimum(s->m, s->tile_m), j = n != minimum(s->n, s->tile_n);
+    return run_bf16(gemm, i, j, a, b, c, scratch);
+}
