@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/banned.h"
+
 typedef struct family {
     qn_architecture architecture;
     const char *model_type;

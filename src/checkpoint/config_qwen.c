@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/banned.h"
+
 /* Far above any published model, and small enough that no product of dimensions, sum over layers or byte
  * count can overflow 64 bits: 2^12 layers x (4 x 2^24 x 2^20 + 3 x 2^22 x 2^20) weights x 8 bytes < 2^62. */
 enum {

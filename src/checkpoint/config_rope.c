@@ -7,6 +7,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/banned.h"
+
 static qn_status find_source(const json_t *root, const char *name, const json_t **out, qn_error *err) {
     static const char *const keys[] = {"rope_scaling", "rope_parameters"};
     *out = NULL;

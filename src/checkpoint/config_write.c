@@ -5,6 +5,8 @@
 
 #include <string.h>
 
+#include "base/banned.h"
+
 /* The object that rules the rotary embedding, as config_rope.c resolves it; NULL when the config has none. */
 static const json_t *rope_source(const json_t *root) {
     const json_t *scaling = json_object_get(root, "rope_scaling");

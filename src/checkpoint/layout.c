@@ -5,6 +5,8 @@
 #include <stdio.h>
 #include <stdlib.h>
 
+#include "base/banned.h"
+
 typedef enum dim {
     DIM_NONE,
     DIM_VOCAB,

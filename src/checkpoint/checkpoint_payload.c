@@ -1,0 +1,144 @@
+/* The packed matrices of an artifact's payload files (docs/format.md). */
+#include "checkpoint/checkpoint_files.h"
+
+#include "base/alloc.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+#define PADDING "quern.padding"
+
+static qn_status check_header(const qni_weight_file *file, qn_error *err) {
+    const char *format = qn_safetensors_metadata(file->tensors, "format");
+    const char *version = qn_safetensors_metadata(file->tensors, "version");
+    if (!format || strcmp(format, "quern") != 0)
+        return qn_fail(err, QN_E_FORMAT, "%s: __metadata__ has format '%.50s', expected 'quern'", file->name,
+                       format ? format : "");
+    if (!version || strcmp(version, "1") != 0)
+        return qn_fail(err, QN_E_UNSUPPORTED,
+                       "%s: payload version '%.50s', supported is '1': use a newer quern", file->name,
+                       version ? version : "");
+    return QN_OK;
+}
+
+static bool same_type(const qn_view *a, const qn_view *b) {
+    if (a->dtype != b->dtype || a->n_dims != b->n_dims) return false;
+    for (int i = 0; i < a->n_dims; i++)
+        if (a->shape[i] != b->shape[i]) return false;
+    return true;
+}
+
+static void store_part(qn_encoded *e, const char *suffix, const void *data) {
+    if (strcmp(suffix, ".codes") == 0) e->codes = data;
+    if (strcmp(suffix, ".scales") == 0) e->scales = data;
+    if (strcmp(suffix, ".rescue_mask") == 0) e->rescue_mask = data;
+    if (strcmp(suffix, ".rescue_codes") == 0) e->rescue_codes = data;
+    if (strcmp(suffix, ".rescue_scales") == 0) e->rescue_scales = data;
+}
+
+static qn_status gather_part(const qni_weight_file *file, const char *matrix, const qn_part *part,
+                             qn_encoded *e, bool *taken, qn_error *err) {
+    char *tensor = NULL;
+    size_t index = 0;
+    if (asprintf(&tensor, "%s%s", matrix, part->suffix) < 0) return qni_fail_nomem(err, matrix);
+    const bool found = qn_safetensors_find(file->tensors, tensor, &index);
+    free(tensor);
+    if (!found)
+        return qn_fail(err, QN_E_FORMAT, "%s: tensor '%s%s' is missing: the artifact is damaged", file->name,
+                       matrix, part->suffix);
+    const qn_view *view = qn_safetensors_view(file->tensors, index);
+    if (!same_type(view, &part->view))
+        return qn_fail(
+            err, QN_E_SHAPE,
+            "%s: tensor '%s%s' is %s with %d dimensions [%lld, %lld], expected %s with %d [%lld, %lld]",
+            file->name, matrix, part->suffix, qn_dtype_name(view->dtype), view->n_dims,
+            (long long)view->shape[0], (long long)view->shape[1], qn_dtype_name(part->view.dtype),
+            part->view.n_dims, (long long)part->view.shape[0], (long long)part->view.shape[1]);
+    store_part(e, part->suffix, view->data);
+    taken[index] = true;
+    return QN_OK;
+}
+
+static qn_status gather_matrix(qn_checkpoint *c, int64_t entry, size_t f, const char *spec, bool *taken,
+                               qn_error *err) {
+    const qn_layout_entry *expected = &c->layout.entries[entry];
+    const qni_weight_file *file = &c->files[f];
+    qn_encoded e = {0};
+    QN_TRY(qn_packed_spec_parse(spec, file->name, &e, err));
+    if (e.rows != expected->rows || e.cols != expected->cols)
+        return qn_fail(err, QN_E_SHAPE,
+                       "%s: tensor '%s' is packed as %lldx%lld, config.json implies %lldx%lld", file->name,
+                       expected->name, (long long)e.rows, (long long)e.cols, (long long)expected->rows,
+                       (long long)expected->cols);
+    qn_part parts[QN_MAX_PARTS];
+    const int n = qn_encoded_parts(&e, parts);
+    for (int i = 0; i < n; i++) QN_TRY(gather_part(file, expected->name, &parts[i], &e, taken, err));
+    QN_TRY(qni_checkpoint_claim(c, entry, f, err));
+    c->weights[entry] = (qn_weight){.kind = QN_WEIGHT_ENCODED, .encoded = e};
+    return QN_OK;
+}
+
+static qn_status gather_vector(qn_checkpoint *c, int64_t entry, size_t f, size_t index, qn_error *err) {
+    const qn_dtype dtype = qn_safetensors_view(c->files[f].tensors, index)->dtype;
+    if (c->layout.entries[entry].is_matrix)
+        return qn_fail(err, QN_E_FORMAT, "%s: matrix '%s' is stored densely, expected a packed one",
+                       c->files[f].name, c->layout.entries[entry].name);
+    if (dtype != QN_DTYPE_F16 && dtype != QN_DTYPE_BF16)
+        return qn_fail(err, QN_E_SHAPE, "%s: vector '%s' is %s, expected F16 or BF16", c->files[f].name,
+                       c->layout.entries[entry].name, qn_dtype_name(dtype));
+    return qni_checkpoint_bind_dense(c, entry, f, index, err);
+}
+
+/* What no matrix took: vectors, and the padding as the very last tensor. */
+static qn_status gather_rest(qn_checkpoint *c, size_t f, const bool *taken, qn_error *err) {
+    const qn_safetensors *tensors = c->files[f].tensors;
+    const size_t n = qn_safetensors_count(tensors);
+    for (size_t i = 0; i < n; i++) {
+        const char *name = qn_safetensors_tensor_name(tensors, i);
+        if (taken[i]) continue;
+        if (f + 1 == c->n_files && i + 1 == n && strcmp(name, PADDING) == 0 &&
+            qn_safetensors_view(tensors, i)->dtype == QN_DTYPE_U8)
+            continue;
+        const int64_t entry = qni_checkpoint_find(c, name);
+        if (entry < 0) return qni_checkpoint_fail_surplus(c, f, name, err);
+        QN_TRY(gather_vector(c, entry, f, i, err));
+    }
+    return QN_OK;
+}
+
+static qn_status gather_file(qn_checkpoint *c, size_t f, bool *taken, qn_error *err) {
+    for (int64_t i = 0; i < c->layout.n; i++) {
+        const qn_layout_entry *entry = &c->layout.entries[i];
+        const char *spec =
+            entry->is_matrix ? qn_safetensors_metadata(c->files[f].tensors, entry->name) : NULL;
+        if (spec) QN_TRY(gather_matrix(c, i, f, spec, taken, err));
+    }
+    return gather_rest(c, f, taken, err);
+}
+
+/* Codes and scales are checked last: it is the slow part. */
+static qn_status bind_matrix(const qn_checkpoint *c, int64_t entry, qn_error *err) {
+    qn_weight *weight = &c->weights[entry];
+    if (weight->kind != QN_WEIGHT_ENCODED) return QN_OK;
+    char *name = NULL;
+    if (asprintf(&name, "%s: %s", c->files[c->file_of[entry]].name, c->layout.entries[entry].name) < 0)
+        return qni_fail_nomem(err, "a message");
+    const qn_status status = qn_encoded_bind(&weight->encoded, name, err);
+    free(name);
+    return status;
+}
+
+qn_status qni_checkpoint_bind_payload(qn_checkpoint *c, qn_error *err) {
+    for (size_t f = 0; f < c->n_files; f++) {
+        QN_TRY(check_header(&c->files[f], err));
+        bool *taken = qni_alloc_array((int64_t)qn_safetensors_count(c->files[f].tensors), sizeof *taken);
+        if (!taken) return qni_fail_nomem(err, c->files[f].name);
+        const qn_status status = gather_file(c, f, taken, err);
+        free(taken);
+        QN_TRY(status);
+    }
+    return qni_checkpoint_for_each(c, NULL, NULL, bind_matrix, err);
+}
