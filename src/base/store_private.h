@@ -33,6 +33,9 @@ QN_NODISCARD qn_status qni_store_add(qn_store *store, const char *name, uint64_t
 /* Opens the archive at store->path, checks every member and adds the files among them. */
 QN_NODISCARD qn_status qni_store_open_zip(qn_store *store, qn_error *err);
 
+/* Refuses an archive with a NUL in a member's name. */
+QN_NODISCARD qn_status qni_store_check_zip_names(const qn_store *store, uint64_t n_entries, qn_error *err);
+
 /* Unpacks a member into an unlinked temporary file and maps that. */
 QN_NODISCARD qn_status qni_store_map_zip(const qn_store *store, const qni_member *member, qni_mapping *out,
                                          qn_error *err);

@@ -23,7 +23,8 @@ static qn_status open_archive(qn_store *store, qn_error *err) {
     zip_error_init_with_code(&error, code);
     qn_status status =
         code == ZIP_ER_OPEN || code == ZIP_ER_READ || code == ZIP_ER_SEEK ? QN_E_IO : QN_E_FORMAT;
-    qn_fail(err, status, "%s: not a readable zip archive: %s", store->path, zip_error_strerror(&error));
+    qn_fail(err, status, "%s: not a readable zip archive: %s", store->path,
+            code == ZIP_ER_EXISTS ? "two members have one name" : zip_error_strerror(&error));
     zip_error_fini(&error);
     return status;
 }
@@ -34,7 +35,7 @@ static const char *name_fault(const char *name) {
     if (!*name) return "has an empty name";
     if (*name == '/') return "has an absolute name";
     if (strchr(name, '\\')) return "has a backslash in its name";
-    if (name[1] == ':') return "has a drive letter in its name";
+    if (memchr(name, ':', strcspn(name, "/"))) return "has a drive letter in its name";
     while (*name) {
         size_t n = strcspn(name, "/");
         if (n == 2 && name[0] == '.' && name[1] == '.') return "has a name that leaves the archive";
@@ -63,6 +64,11 @@ static const char *member_fault(zip_t *zip, const zip_stat_t *info) {
     return NULL;
 }
 
+static qn_status refuse(const qn_store *store, const char *name, const char *fault, qn_error *err) {
+    return qn_fail(err, QN_E_FORMAT, "%s: member \"%s\" %s; the archive is refused", store->path, name,
+                   fault);
+}
+
 static qn_status add_member(qn_store *store, zip_uint64_t index, qn_error *err) {
     const zip_uint64_t needed = ZIP_STAT_SIZE | ZIP_STAT_COMP_METHOD | ZIP_STAT_ENCRYPTION_METHOD;
     zip_stat_t info;
@@ -75,10 +81,7 @@ static qn_status add_member(qn_store *store, zip_uint64_t index, qn_error *err) 
     info.index = index;
     const char *fault = name_fault(name);
     if (!fault) fault = member_fault(store->zip, &info);
-    if (fault) {
-        return qn_fail(err, QN_E_FORMAT, "%s: member \"%s\" %s; the archive is refused", store->path, name,
-                       fault);
-    }
+    if (fault) return refuse(store, name, fault, err);
     return qni_store_add(store, name, info.size, index, err);
 }
 
@@ -94,18 +97,45 @@ static int compare_names(const void *a, const void *b) {
     return order ? order : (n_x > n_y) - (n_x < n_y);
 }
 
-static qn_status check_duplicates(qn_store *store, qn_error *err) {
+/* Whether a file of the sorted NAMES is also used as a folder by NAME. */
+static bool passes_through_file(const char **names, size_t n, const char *name, char *prefix) {
+    for (const char *slash = strchr(name, '/'); slash && slash[1]; slash = strchr(slash + 1, '/')) {
+        size_t n_bytes = (size_t)(slash - name);
+        memcpy(prefix, name, n_bytes);
+        prefix[n_bytes] = 0;
+        const char *key = prefix;
+        const char **found = bsearch(&key, names, n, sizeof *names, compare_names);
+        if (found && !is_folder(*found)) return true;
+    }
+    return false;
+}
+
+static qn_status check_sorted(const qn_store *store, const char **names, size_t n, char *scratch,
+                              qn_error *err) {
+    for (size_t i = 0; i < n; i++) {
+        const char *fault = NULL;
+        if (i > 0 && compare_names(&names[i - 1], &names[i]) == 0) fault = "has the name of another one";
+        if (passes_through_file(names, n, names[i], scratch)) fault = "lies in a folder that is also a file";
+        if (fault) return refuse(store, names[i], fault, err);
+    }
+    return QN_OK;
+}
+
+/* No two members may end up at one place. */
+static qn_status check_clashes(const qn_store *store, qn_error *err) {
     const size_t n = store->n_members;
-    qn_status status = QN_OK;
+    size_t longest = 0;
     const char **names = qni_alloc_array((int64_t)n, sizeof *names);
     if (!names) return qni_fail_nomem(err, store->path);
-    for (size_t i = 0; i < n; i++) names[i] = store->members[i].name;
-    if (n > 1) qsort(names, n, sizeof *names, compare_names);
-    for (size_t i = 1; i < n && status == QN_OK; i++) {
-        if (compare_names(&names[i - 1], &names[i]) != 0) continue;
-        status = qn_fail(err, QN_E_FORMAT, "%s: two members are named \"%s\"; the archive is refused",
-                         store->path, names[i]);
+    for (size_t i = 0; i < n; i++) {
+        names[i] = store->members[i].name;
+        if (strlen(names[i]) > longest) longest = strlen(names[i]);
     }
+    if (n > 1) qsort(names, n, sizeof *names, compare_names);
+    char *scratch = qni_alloc_array((int64_t)longest + 1, 1);
+    qn_status status =
+        scratch ? check_sorted(store, names, n, scratch, err) : qni_fail_nomem(err, store->path);
+    free(scratch);
     free(names);
     return status;
 }
@@ -126,8 +156,9 @@ static void drop_folders(qn_store *store) {
 qn_status qni_store_open_zip(qn_store *store, qn_error *err) {
     QN_TRY(open_archive(store, err));
     zip_int64_t n = zip_get_num_entries(store->zip, 0);
+    QN_TRY(qni_store_check_zip_names(store, (uint64_t)n, err));
     for (zip_int64_t i = 0; i < n; i++) QN_TRY(add_member(store, (zip_uint64_t)i, err));
-    QN_TRY(check_duplicates(store, err));
+    QN_TRY(check_clashes(store, err));
     drop_folders(store);
     return QN_OK;
 }

@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -23,6 +24,7 @@ struct qn_writer {
     uint64_t n_bytes;
     uint8_t *buffer;
     size_t n_buffered;
+    bool has_failed; /* the file has a hole: it must never be put in place */
 };
 
 static void writer_free(qn_writer *writer) {
@@ -74,6 +76,7 @@ static qn_status write_all(qn_writer *writer, const uint8_t *data, size_t n_byte
         ssize_t n = write(writer->fd, data, n_bytes);
         if (n < 0) {
             if (errno == EINTR) continue;
+            writer->has_failed = true;
             return qn_fail_errno(err, "%s: cannot write after byte %llu", writer->path,
                                  (unsigned long long)writer->n_bytes);
         }
@@ -108,6 +111,7 @@ uint64_t qn_writer_bytes(const qn_writer *writer) {
 }
 
 static qn_status close_durably(qn_writer *writer, qn_error *err) {
+    if (writer->has_failed) return qn_fail(err, QN_E_IO, "%s: an earlier write failed", writer->path);
     QN_TRY(flush(writer, err));
     if (fsync(writer->fd) != 0) return qn_fail_errno(err, "%s: cannot be made durable", writer->path);
     int fd = writer->fd;

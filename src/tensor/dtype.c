@@ -121,8 +121,8 @@ static bool in_range(const qn_view *view, int64_t first, int64_t n) {
 
 qn_status qn_view_to_f32(const qn_view *view, int64_t first, int64_t n, float *out, qn_error *err) {
     if (!in_range(view, first, n)) {
-        return qn_fail(err, QN_E_ARGUMENT, "elements %lld to %lld lie outside a tensor of %lld",
-                       (long long)first, (long long)(first + n), (long long)qn_view_elements(view));
+        return qn_fail(err, QN_E_ARGUMENT, "%lld elements from %lld on are not all inside a tensor of %lld",
+                       (long long)n, (long long)first, (long long)qn_view_elements(view));
     }
     if (n == 0) return QN_OK;
     const unsigned char *data =

@@ -31,10 +31,11 @@ QN_API double qn_rng_uniform(qn_rng *rng);
 /* Standard normal by Box-Muller (not numpy's ziggurat: for initial weights and tests, not for replay). */
 QN_API double qn_rng_normal(qn_rng *rng);
 
-/* Uniform integer on [0, n]; both ends included, as numpy's random_interval. */
+/* Uniform integer on [0, n]; both ends included. As numpy's random_interval (masked rejection), which its shuffles
+ * use; Generator.integers draws differently. */
 QN_API uint64_t qn_rng_interval(qn_rng *rng, uint64_t n);
 
-/* out[0..n) becomes numpy's default_rng(seed).permutation(n) for a freshly seeded RNG. */
+/* out[0..n) becomes numpy's default_rng(seed).permutation(n) for a freshly seeded RNG (Fisher-Yates from the end). */
 QN_API void qn_rng_permutation(qn_rng *rng, int64_t n, int64_t *out);
 
 #ifdef __cplusplus

@@ -4,12 +4,15 @@
  * is tried first, then sub-folders in name order), as the contract's scorer looks for it; a store without one keeps
  * the top as its root. Member names are relative to the root, with '/' between folders.
  *
- * Archives are hostile input. Refused before anything is read: names that leave the archive ("../", absolute,
- * drive letters, backslashes that do so, NUL), symbolic links and device nodes, two members of one name, encrypted
- * members, a member whose declared size exceeds `QN_STORE_MAX_MEMBER_BYTES`. In directories symbolic links are
- * followed for checkpoints (the Hugging Face cache is made of them); qn_store_has_symlink tells the verifier.
+ * Archives are hostile input. Refused before anything is read: names that leave the archive or could be read in two
+ * ways ("../", absolute, drive letters, backslashes, NUL, "a//b", "a/./b"), symbolic links and device nodes, two
+ * members at one place, encrypted members, methods other than stored and deflated, a member whose declared size
+ * exceeds `QN_STORE_MAX_MEMBER_BYTES`, local headers that contradict the central directory. In directories symbolic
+ * links to files are followed for checkpoints (the Hugging Face cache is made of them), links to folders are not
+ * entered; qn_store_has_symlink tells the verifier of either.
  *
- * Members of a zip are unpacked on demand into an anonymous temporary file and mapped, so memory stays small. */
+ * Members of a zip are unpacked on demand into an anonymous temporary file in $TMPDIR (else /tmp) and mapped, so
+ * memory stays small. A store belongs to one thread at a time. */
 #ifndef QUERN_BASE_STORE_H
 #define QUERN_BASE_STORE_H
 
@@ -32,6 +35,7 @@ QN_API void qn_store_close(qn_store *store);
 
 QN_API const char *qn_store_path(const qn_store *store);       /* as given to qn_store_open */
 QN_API bool        qn_store_is_archive(const qn_store *store); /* zip, not directory */
+/* Whether a symbolic link was met; *name (may be NULL) receives the first one, relative to the top. */
 QN_API bool        qn_store_has_symlink(const qn_store *store, const char **name);
 
 /* Bytes an outsider would count: of the archive file, or the sum over all files of the directory, those outside

@@ -48,7 +48,7 @@ typedef struct qn_view {
     int64_t     shape[QN_MAX_DIMS];
 } qn_view;
 
-QN_API int64_t qn_view_elements(const qn_view *view); /* product of the shape; 1 for a scalar */
+QN_API int64_t qn_view_elements(const qn_view *view); /* product of the shape; 1 for a scalar, -1 if it overflows */
 
 /* Scalar conversions, round to nearest even; NaN stays NaN, overflow becomes infinity. */
 QN_API float    qn_f16_to_f32(uint16_t half);
@@ -60,7 +60,8 @@ QN_API uint16_t qn_f32_to_bf16(float value);
  * Exact but for F64. Deterministic; cost O(n). */
 QN_NODISCARD QN_API qn_status qn_view_to_f32(const qn_view *view, int64_t first, int64_t n, float *out, qn_error *err);
 
-/* The index of the first NaN or infinity among elements [first, first + n), or -1. F32, F16, BF16, F64. */
+/* The index of the first NaN or infinity among elements [first, first + n), or -1. F32, F16, BF16, F64; other dtypes
+ * cannot hold one here and give -1, as does a range outside the view. Cost O(n), at memory speed. */
 QN_API int64_t qn_view_find_nonfinite(const qn_view *view, int64_t first, int64_t n);
 
 #ifdef __cplusplus
