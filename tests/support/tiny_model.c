@@ -213,18 +213,9 @@ void write_tiny_safetensors(const char *path, const tiny_tensor *tensors, size_t
     free(text);
 }
 
-void write_text_file(const char *folder, const char *name, const char *text) {
-    char path[4096];
-    snprintf(path, sizeof path, "%s/%s", folder, name);
-    FILE *file = fopen(path, "wb");
-    if (!file) fail_msg("cannot write %s", path);
-    assert_int_equal(fwrite(text, 1, strlen(text), file), strlen(text));
-    assert_int_equal(fclose(file), 0);
-}
-
 static void write_json_file(const char *folder, const char *name, const json_t *value) {
     char *text = json_dumps(value, JSON_INDENT(2));
-    write_text_file(folder, name, text);
+    write_test_file(folder, name, text, strlen(text));
     free(text);
 }
 

@@ -56,7 +56,4 @@ void write_tiny_model(const char *folder, const tiny_options *options);
 void write_tiny_safetensors(const char *path, const tiny_tensor *tensors, size_t n_tensors,
                             const char *dtype);
 
-/* Writes TEXT as FOLDER/NAME. */
-void write_text_file(const char *folder, const char *name, const char *text);
-
 #endif
