@@ -1,0 +1,385 @@
+/* Packed payloads: the description lines, opening an artifact that the test packs by itself, and damaged
+ * ones. */
+#include "quern/checkpoint/checkpoint.h"
+#include "quern/checkpoint/safetensors.h"
+
+#include "expect_error.h"
+#include "tiny_model.h"
+
+#include <stdlib.h>
+
+enum { MAX_ITEMS = 200, N_RESCUE = 3, PAYLOADS = 2 };
+
+/* What goes into the payload files; tests edit it before it is written. */
+typedef struct artifact {
+    char *folder;
+    tiny_model *model;
+    qn_encoded encoded[MAX_ITEMS]; /* by tensor of the model; vectors stay zero */
+    uint16_t *vectors[MAX_ITEMS];  /* F16 values, or NULL */
+    qn_safetensors_item items[PAYLOADS][MAX_ITEMS];
+    qn_safetensors_meta meta[PAYLOADS][MAX_ITEMS];
+    size_t n_items[PAYLOADS], n_meta[PAYLOADS];
+    void *owned[4 * MAX_ITEMS]; /* names and metadata lines */
+    size_t n_owned;
+} artifact;
+
+static char *keep(artifact *a, char *text) {
+    assert_non_null(text);
+    a->owned[a->n_owned++] = text;
+    return text;
+}
+
+/* Rows 1, 3 and 5 in q4 when there are enough, the rest ternary in groups of 20; scales that tell the rows
+ * apart. */
+static void pack_matrix(const tiny_tensor *t, qn_encoded *e) {
+    const int64_t rows = t->shape[0], cols = t->shape[1];
+    const bool has_rescue = rows % 2 == 0;
+    *e = (qn_encoded){.rows = rows, .cols = cols, .native = {QN_CODE_TERNARY, 20}};
+    if (has_rescue) e->rescue = (qn_codec){QN_CODE_Q4, 128};
+    if (has_rescue) e->n_rescue_rows = N_RESCUE;
+    qn_encoded_arrays arrays;
+    assert_ok(qn_encoded_alloc(e, &arrays, err));
+    int8_t *q = malloc((size_t)cols);
+    int64_t n_native = 0, n_rescue = 0;
+    for (int64_t r = 0; r < rows; r++) {
+        const bool is_rescued = has_rescue && r < 2 * N_RESCUE && r % 2 == 1;
+        const qn_codec codec = is_rescued ? e->rescue : e->native;
+        const int64_t at = is_rescued ? n_rescue++ : n_native++, groups = qn_codec_groups(codec, cols);
+        for (int64_t c = 0; c < cols; c++)
+            q[c] = (int8_t)((r + c) % (is_rescued ? 15 : 3) - (is_rescued ? 7 : 1));
+        uint8_t *codes = is_rescued ? arrays.rescue_codes : arrays.codes;
+        uint16_t *scales = is_rescued ? arrays.rescue_scales : arrays.scales;
+        qn_codec_pack_row(codec, q, cols, codes + at * qn_codec_code_bytes(codec, cols));
+        for (int64_t g = 0; g < groups; g++)
+            scales[at * groups + g] = qn_f32_to_f16((float)(1 + r % 7) / 64.0f);
+        if (is_rescued) arrays.rescue_mask[r / 8] |= (uint8_t)(1 << r % 8);
+    }
+    free(q);
+}
+
+static float expected_value(const tiny_tensor *t, int64_t r, int64_t c) {
+    const bool is_rescued = t->shape[0] % 2 == 0 && r < 2 * N_RESCUE && r % 2 == 1;
+    const float q = is_rescued ? (float)((r + c) % 15 - 7) : (float)((r + c) % 3 - 1);
+    return q * ((float)(1 + r % 7) / 64.0f);
+}
+
+static void add_matrix(artifact *a, size_t payload, size_t i) {
+    const tiny_tensor *t = &a->model->tensors[i];
+    qn_part parts[QN_MAX_PARTS];
+    char line[QN_PACKED_SPEC_BYTES], *name;
+    pack_matrix(t, &a->encoded[i]);
+    const int n = qn_encoded_parts(&a->encoded[i], parts);
+    for (int p = 0; p < n; p++) {
+        assert_true(asprintf(&name, "%s%s", t->name, parts[p].suffix) > 0);
+        a->items[payload][a->n_items[payload]++] = (qn_safetensors_item){keep(a, name), parts[p].view};
+    }
+    qn_packed_spec_format(&a->encoded[i], line, sizeof line);
+    a->meta[payload][a->n_meta[payload]++] = (qn_safetensors_meta){t->name, keep(a, strdup(line))};
+}
+
+static void add_vector(artifact *a, size_t payload, size_t i) {
+    const tiny_tensor *t = &a->model->tensors[i];
+    a->vectors[i] = malloc((size_t)t->shape[0] * sizeof(uint16_t));
+    for (int64_t k = 0; k < t->shape[0]; k++) a->vectors[i][k] = qn_f32_to_f16(t->values[k]);
+    const qn_view view = {.data = a->vectors[i], .dtype = QN_DTYPE_F16, .n_dims = 1, .shape = {t->shape[0]}};
+    a->items[payload][a->n_items[payload]++] = (qn_safetensors_item){t->name, view};
+}
+
+static const char k_payload_names[PAYLOADS][40] = {"payload-00001-of-00002.safetensors",
+                                                   "payload-00002-of-00002.safetensors"};
+
+static artifact *make_artifact(void) {
+    artifact *a = calloc(1, sizeof *a);
+    a->folder = make_temporary_folder();
+    a->model = tiny_model_make(&(tiny_options){.tied = true});
+    json_object_set_new(
+        a->model->config, "quern",
+        json_pack("{s:i, s:[s, s]}", "format", 1, "payload", k_payload_names[0], k_payload_names[1]));
+    for (size_t p = 0; p < PAYLOADS; p++) {
+        a->meta[p][a->n_meta[p]++] = (qn_safetensors_meta){"format", "quern"};
+        a->meta[p][a->n_meta[p]++] = (qn_safetensors_meta){"version", "1"};
+    }
+    for (size_t i = 0; i < a->model->n_tensors; i++) {
+        const size_t payload = i >= a->model->n_tensors / 2;
+        if (a->model->tensors[i].n_dims == 2)
+            add_matrix(a, payload, i);
+        else
+            add_vector(a, payload, i);
+    }
+    return a;
+}
+
+static void write_artifact(const artifact *a) {
+    char *config = json_dumps(a->model->config, JSON_INDENT(2));
+    write_test_file(a->folder, "config.json", config, strlen(config));
+    free(config);
+    for (size_t p = 0; p < PAYLOADS; p++) {
+        char *path = path_in(a->folder, k_payload_names[p]);
+        assert_ok(qn_safetensors_save(path, a->items[p], a->n_items[p], a->meta[p], a->n_meta[p], NULL, err));
+        free(path);
+    }
+}
+
+static void free_artifact(artifact *a) {
+    for (size_t i = 0; i < MAX_ITEMS; i++) {
+        qn_encoded_release(&a->encoded[i]);
+        free(a->vectors[i]);
+    }
+    for (size_t i = 0; i < a->n_owned; i++) free(a->owned[i]);
+    tiny_model_free(a->model);
+    remove_tree(a->folder);
+    free(a->folder);
+    free(a);
+}
+
+static qn_safetensors_item *item_called(artifact *a, const char *name) {
+    for (size_t p = 0; p < PAYLOADS; p++)
+        for (size_t i = 0; i < a->n_items[p]; i++)
+            if (strcmp(a->items[p][i].name, name) == 0) return &a->items[p][i];
+    fail_msg("no item '%s'", name);
+    return NULL;
+}
+
+static qn_safetensors_meta *line_called(artifact *a, const char *key) {
+    for (size_t p = 0; p < PAYLOADS; p++)
+        for (size_t i = 0; i < a->n_meta[p]; i++)
+            if (strcmp(a->meta[p][i].key, key) == 0) return &a->meta[p][i];
+    fail_msg("no metadata line '%s'", key);
+    return NULL;
+}
+
+static void test_artifact_opens(void **state) {
+    (void)state;
+    artifact *a = make_artifact();
+    static const uint8_t zeros[11] = {0};
+    a->items[1][a->n_items[1]++] = (qn_safetensors_item){
+        "quern.padding", {.data = zeros, .dtype = QN_DTYPE_U8, .n_dims = 1, .shape = {sizeof zeros}}};
+    write_artifact(a);
+    qn_checkpoint *c = NULL;
+    assert_ok(qn_checkpoint_open(a->folder, &c, err));
+    assert_true(qn_checkpoint_is_artifact(c));
+    assert_int_equal(qn_checkpoint_layout(c)->n_parameters, tiny_model_parameters(a->model));
+    assert_ok(qn_checkpoint_check_finite(c, NULL, err));
+    for (int64_t i = 0; i < qn_checkpoint_layout(c)->n; i++) {
+        const qn_layout_entry *e = &qn_checkpoint_layout(c)->entries[i];
+        const tiny_tensor *t = tiny_model_find(a->model, e->name);
+        const qn_weight *w = qn_checkpoint_weight(c, i);
+        float *row = malloc((size_t)e->cols * sizeof *row);
+        assert_int_equal(w->kind, e->is_matrix ? QN_WEIGHT_ENCODED : QN_WEIGHT_DENSE);
+        for (int64_t r = 0; r < e->rows; r++) {
+            qn_weight_decode_rows(w, r, 1, row);
+            for (int64_t k = 0; k < e->cols; k++)
+                assert_true(row[k] == (e->is_matrix ? expected_value(t, r, k) : t->values[k]));
+        }
+        free(row);
+    }
+    qn_checkpoint_close(c);
+    free_artifact(a);
+}
+
+#define UP     "model.layers.0.mlp.up_proj.weight" /* 80 x 48 with rescued rows */
+#define EMBED  "model.embed_tokens.weight"         /* 257 x 48 without */
+#define NORM   "model.layers.0.input_layernorm.weight"
+#define SECOND "model.layers.1.mlp.down_proj.weight" /* in the second file */
+
+static void set_quern(artifact *a, const char *text) {
+    json_object_set_new(a->model->config, "quern", json_loads(text, 0, NULL));
+}
+
+static void format_2(artifact *a) {
+    set_quern(a, "{\"format\": 2, \"payload\": [\"payload-00001-of-00002.safetensors\"]}");
+}
+static void no_payload(artifact *a) {
+    set_quern(a, "{\"format\": 1}");
+}
+static void payload_of_numbers(artifact *a) {
+    set_quern(a, "{\"format\": 1, \"payload\": [1]}");
+}
+static void payload_outside(artifact *a) {
+    set_quern(a, "{\"format\": 1, \"payload\": [\"../payload-00001-of-00002.safetensors\"]}");
+}
+static void payload_absent(artifact *a) {
+    set_quern(a, "{\"format\": 1, \"payload\": [\"payload-00003-of-00002.safetensors\"]}");
+}
+static void payload_twice(artifact *a) {
+    set_quern(a, "{\"format\": 1, \"payload\": [\"payload-00001-of-00002.safetensors\","
+                 "\"payload-00001-of-00002.safetensors\"]}");
+}
+static void payload_too_few(artifact *a) {
+    set_quern(a, "{\"format\": 1, \"payload\": [\"payload-00001-of-00002.safetensors\"]}");
+}
+static void wrong_format(artifact *a) {
+    line_called(a, "format")->value = "pt";
+}
+static void wrong_version(artifact *a) {
+    line_called(a, "version")->value = "2";
+}
+static void wrong_rows(artifact *a) {
+    line_called(a, UP)->value = "79x48 ternary/20 q4/128 3";
+}
+static void wrong_rescue_count(artifact *a) {
+    line_called(a, UP)->value = "80x48 ternary/20 q4/128 4";
+}
+static void unknown_code(artifact *a) {
+    line_called(a, UP)->value = "80x48 q3/20 q4/128 3";
+}
+static void part_missing(artifact *a) {
+    item_called(a, UP ".scales")->name = "model.layers.0.mlp.up_proj.weight.scalez";
+}
+static void part_of_wrong_shape(artifact *a) {
+    item_called(a, UP ".scales")->view.shape[1] = 1;
+}
+static void part_of_wrong_dtype(artifact *a) {
+    item_called(a, UP ".scales")->view.dtype = QN_DTYPE_BF16;
+}
+static void illegal_code(artifact *a) {
+    ((uint8_t *)(uintptr_t)item_called(a, UP ".codes")->view.data)[10] = 250;
+}
+static void illegal_mask(artifact *a) {
+    ((uint8_t *)(uintptr_t)item_called(a, UP ".rescue_mask")->view.data)[0] ^= 1;
+}
+static void infinite_scale(artifact *a) {
+    ((uint16_t *)(uintptr_t)item_called(a, SECOND ".scales")->view.data)[2] = 0x7c00;
+}
+static void dense_matrix(artifact *a) {
+    qn_safetensors_item *item = item_called(a, EMBED ".codes");
+    *item = (qn_safetensors_item){EMBED, item->view};
+    line_called(a, EMBED)->key = "unused";
+}
+static void vector_in_f32(artifact *a) {
+    qn_view *view = &item_called(a, NORM)->view;
+    view->dtype = QN_DTYPE_F32;
+    view->shape[0] /= 2;
+}
+static void nan_vector(artifact *a) {
+    ((uint16_t *)(uintptr_t)item_called(a, NORM)->view.data)[3] = 0x7e00;
+}
+static void surplus(artifact *a) {
+    a->items[0][a->n_items[0]++] = (qn_safetensors_item){"extra", item_called(a, NORM)->view};
+}
+static void padding_in_first_file(artifact *a) {
+    qn_safetensors_item item = {"quern.padding", item_called(a, UP ".rescue_mask")->view};
+    a->items[0][a->n_items[0]++] = item;
+}
+static void matrix_in_both_files(artifact *a) {
+    static const char *const suffixes[] = {".codes", ".scales", ".rescue_mask", ".rescue_codes",
+                                           ".rescue_scales"};
+    for (size_t i = 0; i < 5; i++) {
+        char name[128];
+        snprintf(name, sizeof name, "%s%s", UP, suffixes[i]);
+        a->items[1][a->n_items[1]++] = *item_called(a, name);
+    }
+    a->meta[1][a->n_meta[1]++] = *line_called(a, UP);
+}
+
+static void test_damaged_artifacts(void **state) {
+    (void)state;
+    static const struct {
+        void (*edit)(artifact *a);
+        qn_status code;
+        const char *words;
+    } cases[] = {
+        {format_2, QN_E_UNSUPPORTED, "format 2, supported is 1"},
+        {no_payload, QN_E_FORMAT, "quern.payload|names no file"},
+        {payload_of_numbers, QN_E_FORMAT, "payload[0] is not a string"},
+        {payload_outside, QN_E_FORMAT, "'../payload-00001-of-00002.safetensors'|plain name"},
+        {payload_absent, QN_E_FORMAT, "payload-00003-of-00002.safetensors|absent"},
+        {payload_twice, QN_E_FORMAT, "twice"},
+        {payload_too_few, QN_E_SHAPE, "is missing"},
+        {wrong_format, QN_E_FORMAT, "payload-00001|'pt', expected 'quern'"},
+        {wrong_version, QN_E_UNSUPPORTED, "payload-00001|version '2'"},
+        {wrong_rows, QN_E_SHAPE, UP "|79x48|80x48"},
+        {wrong_rescue_count, QN_E_SHAPE, UP ".codes|[77, 10]|[76, 10]"},
+        {unknown_code, QN_E_FORMAT, "q3|sign, ternary, q4"},
+        {part_missing, QN_E_FORMAT, UP ".scales' is missing"},
+        {part_of_wrong_shape, QN_E_SHAPE, UP ".scales|[77, 1]|[77, 3]"},
+        {part_of_wrong_dtype, QN_E_SHAPE, UP ".scales' is BF16|expected F16"},
+        {illegal_code, QN_E_VALUE, "payload-00001|" UP "|illegal ternary code|row 1, column 0"},
+        {illegal_mask, QN_E_FORMAT, UP "|.rescue_mask"},
+        {infinite_scale, QN_E_VALUE, "payload-00002|" SECOND "|.scales"},
+        {dense_matrix, QN_E_FORMAT, EMBED "' is stored densely"},
+        {vector_in_f32, QN_E_SHAPE, NORM "' is F32, expected F16 or BF16"},
+        {surplus, QN_E_SHAPE, "'extra' is not part of the qwen3 model"},
+        {padding_in_first_file, QN_E_SHAPE, "'quern.padding' is not part"},
+        {matrix_in_both_files, QN_E_FORMAT, "payload-00002|" UP "' lies in|payload-00001"},
+    };
+    for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
+        artifact *a = make_artifact();
+        qn_checkpoint *c = NULL;
+        cases[i].edit(a);
+        write_artifact(a);
+        assert_error(qn_checkpoint_open(a->folder, &c, err), cases[i].code, cases[i].words);
+        assert_null(c);
+        free_artifact(a);
+    }
+}
+
+static void test_nan_in_vector(void **state) {
+    (void)state;
+    artifact *a = make_artifact();
+    qn_checkpoint *c = NULL;
+    nan_vector(a);
+    write_artifact(a);
+    assert_ok(qn_checkpoint_open(a->folder, &c, err));
+    assert_error(qn_checkpoint_check_finite(c, NULL, err), QN_E_VALUE, "payload-00001|" NORM "|column 3");
+    qn_checkpoint_close(c);
+    free_artifact(a);
+}
+
+static void test_spec_lines(void **state) {
+    (void)state;
+    static const char *const good[] = {"3072x1024 ternary/64 q4/128 12", "1x1 sign/0 none/0 0",
+                                       "8x5 q4/128 none/0 0", "8x5 sign/128 q4/128 8"};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        qn_encoded e = {0};
+        char line[QN_PACKED_SPEC_BYTES];
+        assert_ok(qn_packed_spec_parse(good[i], "f", &e, err));
+        qn_packed_spec_format(&e, line, sizeof line);
+        assert_string_equal(line, good[i]);
+        assert_null(e.codes);
+    }
+    static const char *const bad[] = {
+        "",
+        "8",
+        "8x",
+        "8x5",
+        "8x5 sign",
+        "8x5 sign/0",
+        "8x5 sign/0 none/0",
+        "8x5 sign/0 none/0 ",
+        "8x5 sign/0 none/0 0 ",
+        " 8x5 sign/0 none/0 0",
+        "+8x5 sign/0 none/0 0",
+        "08x5 sign/0 none/0 0",
+        "8x5  sign/0 none/0 0",
+        "8X5 sign/0 none/0 0",
+        "0x5 sign/0 none/0 0",
+        "-8x5 sign/0 none/0 0",
+        "8x5 none/0 none/0 0",
+        "8x5 sign/-1 none/0 0",
+        "8x5 sign/99999999999 none/0 0",
+        "8x5 sign/0 q4/128 0",
+        "8x5 sign/0 none/0 1",
+        "8x5 sign/0 q4/128 9",
+        "8x5 sign/0 q4/128 -1",
+        "8x5 sign/0 ternary/128 1",
+        "9999999999x99999999999999 sign/0 none/0 0",
+        "99999999999999999999x5 sign/0 none/0 0",
+        "8x5 signsignsignsignsign/0 none/0 0",
+    };
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        qn_encoded e = {.rows = 77};
+        assert_int_not_equal(qn_packed_spec_parse(bad[i], "f", &e, NULL), QN_OK);
+        assert_int_equal(e.rows, 77); /* unchanged on failure */
+    }
+}
+
+int main(void) {
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_artifact_opens),
+        cmocka_unit_test(test_damaged_artifacts),
+        cmocka_unit_test(test_nan_in_vector),
+        cmocka_unit_test(test_spec_lines),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
