@@ -48,6 +48,6 @@ bool qni_multiply_i64(int64_t a, int64_t b, int64_t *out) {
     return true;
 }
 
-qn_status qni_fail_nomem(qn_error *err, const char *what) {
+qn_status(qni_fail_nomem)(qn_error *err, const char *what) {
     return qn_fail(err, QN_E_NOMEM, "out of memory: %s", what);
 }

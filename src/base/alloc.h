@@ -26,6 +26,10 @@ bool qni_multiply_i64(int64_t a, int64_t b, int64_t *out);
 /* Reports that an allocation for WHAT failed. */
 qn_status qni_fail_nomem(qn_error *err, const char *what);
 
+#ifdef __clang_analyzer__ /* as for qn_fail */
+#define qni_fail_nomem(err, what) (qni_fail_nomem((err), (what)), QN_E_NOMEM)
+#endif
+
 /* A numeric buffer or an error message: p = qni_alloc_aligned, with "out of memory: WHAT". */
 #define QNI_ALLOC(pointer, n, what, err)                                                                     \
     (((pointer) = qni_alloc_aligned((n), sizeof *(pointer))) ? QN_OK : qni_fail_nomem((err), (what)))

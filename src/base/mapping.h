@@ -9,7 +9,7 @@
 
 typedef struct qni_mapping {
     const uint8_t *data; /* NULL for an empty file */
-    size_t         n_bytes;
+    size_t n_bytes;
 } qni_mapping;
 
 /* Maps a regular file; a directory, a fifo or a missing file is an error that names PATH. */

@@ -29,7 +29,7 @@ static QN_PRINTF(4, 0) qn_status
     return code;
 }
 
-qn_status qn_fail(qn_error *err, qn_status code, const char *format, ...) {
+qn_status(qn_fail)(qn_error *err, qn_status code, const char *format, ...) {
     va_list args;
     va_start(args, format);
     qn_status status = store_error(err, code, 0, format, args);
@@ -37,7 +37,7 @@ qn_status qn_fail(qn_error *err, qn_status code, const char *format, ...) {
     return status;
 }
 
-qn_status qn_fail_errno(qn_error *err, const char *format, ...) {
+qn_status(qn_fail_errno)(qn_error *err, const char *format, ...) {
     int sys_errno = errno;
     va_list args;
     va_start(args, format);

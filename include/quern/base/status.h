@@ -51,6 +51,12 @@ QN_API qn_status qn_fail(qn_error *err, qn_status code, const char *format, ...)
 /* As qn_fail with QN_E_IO; appends strerror(errno) and stores errno. */
 QN_API qn_status qn_fail_errno(qn_error *err, const char *format, ...) QN_PRINTF(2, 3);
 
+/* Tells clang's analyzer that a failure never returns QN_OK, which the signatures cannot say. */
+#ifdef __clang_analyzer__
+#define qn_fail(...)       (qn_fail(__VA_ARGS__), QN_E_INTERNAL)
+#define qn_fail_errno(...) (qn_fail_errno(__VA_ARGS__), QN_E_IO)
+#endif
+
 /* "QN_E_IO" and "operating-system I/O failure" for a code; "unknown status" for any other number. */
 QN_API const char *qn_status_name(qn_status code);
 QN_API const char *qn_status_text(qn_status code);
