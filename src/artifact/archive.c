@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/aside.h"
+#include "quern/base/writer.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -28,21 +29,21 @@ static const zip_uint16_t DOS_DATE_1980 = 0x21, DOS_MIDNIGHT = 0;
 static const zip_uint32_t REGULAR_0644 = (zip_uint32_t)0100644 << 16;
 
 static int compare_members(const void *a, const void *b) {
-    const char *x = ((const qni_member *)a)->name, *y = ((const qni_member *)b)->name;
+    const char *x = ((const qni_zip_member *)a)->name, *y = ((const qni_zip_member *)b)->name;
     const bool x_first = strcmp(x, "config.json") == 0, y_first = strcmp(y, "config.json") == 0;
     if (x_first != y_first) return x_first ? -1 : 1;
     return strcmp(x, y);
 }
 
-void qni_members_sort(qni_member *members, size_t n) {
+void qni_zip_sort(qni_zip_member *members, size_t n) {
     if (n) qsort(members, n, sizeof *members, compare_members);
 }
 
-int64_t qni_archive_bytes(const qni_member *members, size_t n) {
+int64_t qni_archive_bytes(const qni_zip_member *members, size_t n) {
     int64_t offset = 0, central = 0;
 
     for (size_t i = 0; i < n; i++) {
-        const qni_member *m = &members[i];
+        const qni_zip_member *m = &members[i];
         const int64_t name = (int64_t)strlen(m->name);
         const bool wide_local = m->raw_bytes > (m->stored ? MAX_STORED : MAX_DEFLATED);
         const int wide = (m->raw_bytes > MAX_STORED) + (m->packed_bytes > MAX_STORED) + (offset > MAX_STORED);
@@ -60,7 +61,7 @@ static qn_status fail_zip(zip_error_t *error, const char *path, qn_error *err) {
     return qn_fail(err, code, "%s: cannot write the archive: %s", path, text);
 }
 
-static bool add_member(zip_t *zip, const qni_member *m) {
+static bool add_member(zip_t *zip, const qni_zip_member *m) {
     zip_source_t *source = m->data ? zip_source_buffer(zip, m->data, (zip_uint64_t)m->raw_bytes, 0)
                                    : zip_source_file(zip, m->path, 0, -1);
     if (!source) return false;
@@ -86,7 +87,7 @@ static int on_zip_cancel(zip_t *zip, void *user) {
     return qn_check_cancelled(user, NULL) != QN_OK;
 }
 
-static bool fill(zip_t *zip, const qni_member *members, size_t n, int64_t comment_bytes) {
+static bool fill(zip_t *zip, const qni_zip_member *members, size_t n, int64_t comment_bytes) {
     for (size_t i = 0; i < n; i++) {
         if (!add_member(zip, &members[i])) return false;
     }
@@ -99,7 +100,7 @@ static bool fill(zip_t *zip, const qni_member *members, size_t n, int64_t commen
     return done;
 }
 
-static qn_status build(const qni_member *members, size_t n, int64_t comment_bytes, const char *path,
+static qn_status build(const qni_zip_member *members, size_t n, int64_t comment_bytes, const char *path,
                        const qn_context *ctx, qn_error *err) {
     int code = 0;
     zip_t *zip = zip_open(path, ZIP_CREATE | ZIP_TRUNCATE, &code);
@@ -133,28 +134,43 @@ static qn_status make_durable(const char *path, int64_t total_bytes, qn_error *e
     return status;
 }
 
-qn_status qni_archive_write(const qni_member *members, size_t n, int64_t total_bytes, const char *temporary,
+static qn_status put_in_place(const char *temporary, const char *path, qn_error *err) {
+    if (rename(temporary, path) != 0) return qn_fail_errno(err, "%s: cannot be put in place", path);
+    return qni_aside_sync_parent(path, err);
+}
+
+qn_status qni_archive_begin(const char *path, char **folder, qn_error *err) {
+    qn_writer *probe = NULL;
+    char *parts = NULL;
+
+    QN_TRY(qn_writer_open(path, &probe, err));
+    qn_writer_abandon(probe);
+    if (asprintf(&parts, "%s.parts", path) < 0) return qni_fail_nomem(err, "a path");
+    qn_status status = qn_folder_begin(parts, folder, err);
+    free(parts);
+    return status;
+}
+
+qn_status qni_archive_write(const qni_zip_member *members, size_t n, int64_t total_bytes, const char *folder,
                             const char *path, const qn_context *ctx, qn_error *err) {
     const int64_t comment_bytes = total_bytes > 0 ? total_bytes - qni_archive_bytes(members, n) : 0;
+    char *temporary = NULL;
+
     if (comment_bytes < 0 || comment_bytes > QNI_MAX_COMMENT) {
         return qn_fail(err, QN_E_INTERNAL, "%s: an archive comment of %lld bytes", path,
                        (long long)comment_bytes);
     }
+    if (asprintf(&temporary, "%s/archive.zip", folder) < 0) return qni_fail_nomem(err, "a path");
     qn_status status = build(members, n, comment_bytes, temporary, ctx, err);
     if (status == QN_OK) status = make_durable(temporary, total_bytes, err);
-    if (status == QN_OK && rename(temporary, path) != 0) {
-        status = qn_fail_errno(err, "%s: cannot be put in place", path);
-    }
-    if (status != QN_OK) {
-        (void)unlink(temporary);
-        return status;
-    }
-    return qni_aside_sync_parent(path, err);
+    if (status == QN_OK) status = put_in_place(temporary, path, err);
+    free(temporary);
+    return status;
 }
 
 /* An archive of one member, built in memory: its size less the records around the member. */
 qn_status qni_deflated_bytes(const void *data, int64_t n_bytes, int64_t *out, qn_error *err) {
-    const qni_member member = {.name = "x", .data = data ? data : "", .raw_bytes = n_bytes};
+    const qni_zip_member member = {.name = "x", .data = data ? data : "", .raw_bytes = n_bytes};
     zip_error_t error;
     zip_stat_t info;
     qn_status status = QN_OK;
@@ -175,7 +191,7 @@ qn_status qni_deflated_bytes(const void *data, int64_t n_bytes, int64_t *out, qn
     } else if (zip_source_stat(buffer, &info) != 0) {
         status = fail_zip(zip_source_error(buffer), "(memory)", err);
     } else {
-        const qni_member empty = {.name = "x"};
+        const qni_zip_member empty = {.name = "x"};
         *out = (int64_t)info.size - qni_archive_bytes(&empty, 1);
     }
     zip_source_free(buffer);

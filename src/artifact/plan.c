@@ -121,22 +121,22 @@ static int64_t shard_bytes(const qni_shard *shard, qni_form form) {
 static qn_status archive_total(const qn_artifact_plan *plan, qni_form form, int64_t *out, qn_error *err) {
     const int64_t extra = form == QNI_RESCUED ? plan->max_extra : 0;
     const size_t n = plan->texts.n + (size_t)plan->n_shards + 1;
-    qni_member *members = qni_alloc_array((int64_t)n, sizeof *members);
+    qni_zip_member *members = qni_alloc_array((int64_t)n, sizeof *members);
     size_t k = 0;
 
     if (!members) return qni_fail_nomem(err, "archive members");
     for (size_t i = 0; i < plan->texts.n; i++) {
         const qni_text *text = &plan->texts.items[i];
-        members[k++] = (qni_member){
+        members[k++] = (qni_zip_member){
             .name = text->name, .raw_bytes = text->n_bytes, .packed_bytes = text->deflated_bytes};
     }
     for (int64_t i = 0; i < plan->n_shards; i++) {
         const int64_t bytes = shard_bytes(&plan->shards[i], form) + extra;
-        members[k++] = (qni_member){
+        members[k++] = (qni_zip_member){
             .name = plan->shards[i].name, .stored = true, .raw_bytes = bytes, .packed_bytes = bytes};
     }
-    members[k++] = (qni_member){.name = "quern.json", .packed_bytes = plan->form[form].manifest_bytes};
-    qni_members_sort(members, n);
+    members[k++] = (qni_zip_member){.name = "quern.json", .packed_bytes = plan->form[form].manifest_bytes};
+    qni_zip_sort(members, n);
     *out = qni_archive_bytes(members, n) - extra * plan->n_shards;
     free(members);
     return QN_OK;

@@ -248,30 +248,30 @@ static qn_status write_folder(const write_job *job, char **manifest, size_t n_by
 }
 
 static qn_status list_members(const write_job *job, const char *manifest, size_t n_bytes,
-                              int64_t stored_bytes, qni_member *members, size_t *n, char **paths,
+                              int64_t stored_bytes, qni_zip_member *members, size_t *n, char **paths,
                               qn_error *err) {
     const qn_artifact_plan *plan = job->plan;
     size_t k = 0;
 
     for (size_t i = 0; i < plan->texts.n; i++) {
         const qni_text *text = &plan->texts.items[i];
-        members[k++] = (qni_member){.name = text->name,
-                                    .data = text->data,
-                                    .raw_bytes = text->n_bytes,
-                                    .packed_bytes = text->deflated_bytes};
+        members[k++] = (qni_zip_member){.name = text->name,
+                                        .data = text->data,
+                                        .raw_bytes = text->n_bytes,
+                                        .packed_bytes = text->deflated_bytes};
     }
     for (int64_t i = 0; i < plan->n_shards; i++) {
         if (!(paths[i] = file_in(job->folder, plan->shards[i].name))) return qni_fail_nomem(err, "a path");
-        members[k++] = (qni_member){.name = plan->shards[i].name,
-                                    .path = paths[i],
-                                    .stored = true,
-                                    .raw_bytes = job->payload_bytes[i],
-                                    .packed_bytes = job->payload_bytes[i]};
+        members[k++] = (qni_zip_member){.name = plan->shards[i].name,
+                                        .path = paths[i],
+                                        .stored = true,
+                                        .raw_bytes = job->payload_bytes[i],
+                                        .packed_bytes = job->payload_bytes[i]};
     }
-    members[k++] = (qni_member){
+    members[k++] = (qni_zip_member){
         .name = "quern.json", .data = manifest, .raw_bytes = (int64_t)n_bytes, .packed_bytes = stored_bytes};
     *n = k;
-    qni_members_sort(members, k);
+    qni_zip_sort(members, k);
     return QN_OK;
 }
 
@@ -279,21 +279,19 @@ static qn_status write_archive(const write_job *job, const char *manifest, size_
                                int64_t stored_bytes, qn_error *err) {
     const qn_artifact_plan *plan = job->plan;
     const int64_t most = (int64_t)plan->texts.n + plan->n_shards + 1;
-    qni_member *members = qni_alloc_array(most, sizeof *members);
+    qni_zip_member *members = qni_alloc_array(most, sizeof *members);
     char **paths = qni_alloc_array(plan->n_shards, sizeof *paths);
-    char *temporary = file_in(job->folder, "archive.zip");
     size_t n = 0;
-    qn_status status = members && paths && temporary ? QN_OK : qni_fail_nomem(err, "archive members");
+    qn_status status = members && paths ? QN_OK : qni_fail_nomem(err, "archive members");
 
     if (status == QN_OK) status = list_members(job, manifest, n_bytes, stored_bytes, members, &n, paths, err);
     if (status == QN_OK) {
-        status = qni_archive_write(members, n, qn_artifact_plan_bytes(plan, job->extra_bytes), temporary,
+        status = qni_archive_write(members, n, qn_artifact_plan_bytes(plan, job->extra_bytes), job->folder,
                                    job->path, job->ctx, err);
     }
     for (int64_t i = 0; paths && i < plan->n_shards; i++) free(paths[i]);
     free(paths);
     free(members);
-    free(temporary);
     return status;
 }
 
@@ -316,17 +314,9 @@ static qn_status assemble(write_job *job, qn_error *err) {
     return status;
 }
 
-/* Finds out now what would otherwise fail at the very end, and makes the folder to work in. */
 static qn_status begin(write_job *job, qn_error *err) {
-    if (!job->plan->as_archive) return qn_folder_begin(job->path, &job->folder, err);
-    qn_writer *probe = NULL;
-    char *parts = NULL;
-    QN_TRY(qn_writer_open(job->path, &probe, err));
-    qn_writer_abandon(probe);
-    if (asprintf(&parts, "%s.parts", job->path) < 0) return qni_fail_nomem(err, "a path");
-    qn_status status = qn_folder_begin(parts, &job->folder, err);
-    free(parts);
-    return status;
+    if (job->plan->as_archive) return qni_archive_begin(job->path, &job->folder, err);
+    return qn_folder_begin(job->path, &job->folder, err);
 }
 
 static qn_status run(write_job *job, qn_error *err) {
