@@ -1,5 +1,6 @@
 /* ternary: base 3, five digits a byte, least significant first, digit q + 1; 3^5 = 243 of 256 byte values are
  * used. */
+#include "codec/clones.h"
 #include "codec/code_ops.h"
 
 #include <string.h>
@@ -47,11 +48,16 @@ static void ternary_unpack(const uint8_t *codes, int64_t cols, int8_t *q) {
     }
 }
 
+QNI_CLONES
+static bool has_illegal_byte(const uint8_t *codes, int64_t n) {
+    unsigned found = 0;
+    for (int64_t i = 0; i < n; i++) found |= codes[i] >= N_BYTE_VALUES;
+    return found != 0;
+}
+
 static int64_t ternary_find_illegal(const uint8_t *codes, int64_t cols) {
     int64_t n = ternary_bytes(cols);
-    uint8_t largest = 0;
-    for (int64_t i = 0; i < n; i++) largest = codes[i] > largest ? codes[i] : largest;
-    if (largest >= N_BYTE_VALUES) {
+    if (has_illegal_byte(codes, n)) {
         int64_t i = 0;
         while (codes[i] < N_BYTE_VALUES) i++;
         return i * DIGITS;

@@ -1,0 +1,103 @@
+/* q4: symmetric codes in [-7, 7]. The grid is clipped where that lowers the error: each candidate clip of
+ * max|w| gives codes, the codes give the least-squares scale s = sum h w q / sum h q^2, and the candidate of
+ * the largest (sum h w q)^2 / sum h q^2 wins. */
+#include "codec/clones.h"
+#include "fit/group_fit.h"
+#include "fit/lanes.h"
+
+#include <float.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+enum { N_CLIPS = 10 };
+
+static const double clips[N_CLIPS] = {1.0, 0.95, 0.9, 0.85, 0.8, 0.75, 0.7, 0.65, 0.6, 0.5};
+
+/* Adding it brings a float below 2^22 to an integer, to nearest even. */
+static const float rounder = 12582912.0f;
+
+/* x becomes the nearest integer to x * inverse, held within [-7, 7]. */
+QNI_LANE_INLINE void quantise_f8(qni_f8 *x, float inverse) {
+    const qni_f8 seven = (qni_f8){0} + 7.0f;
+    qni_f8 v = *x * inverse;
+    qni_i8 low = v<-seven, high = v> seven, inside = ~(low | high);
+    v = (qni_f8)(((qni_i8)v & inside) | ((qni_i8)-seven & low) | ((qni_i8)seven & high));
+    *x = (v + rounder) - rounder;
+}
+
+typedef struct products {
+    double wq, qq; /* sum h w q, sum h q^2 */
+} products;
+
+QNI_LANE_INLINE products product_sums(const float *w, const float *h, int64_t n, float inverse) {
+    qni_d8 wq = {0}, qq = {0};
+    for (int64_t i = 0; i < n; i += QNI_LANES8) {
+        qni_f8 x;
+        qni_load_f8(&x, w, i, n);
+        qni_d8 wd = qni_widen(&x);
+        quantise_f8(&x, inverse);
+        qni_d8 qd = qni_widen(&x), hq = qd;
+        if (h) {
+            qni_f8 hi;
+            qni_load_f8(&hi, h, i, n);
+            qni_d8 hd = qni_widen(&hi);
+            hq = (qni_d8){hd.low * qd.low, hd.high * qd.high};
+        }
+        qni_add_product_d8(&wq, &hq, &wd);
+        qni_add_product_d8(&qq, &hq, &qd);
+    }
+    return (products){qni_sum_d8(&wq), qni_sum_d8(&qq)};
+}
+
+QNI_CLONES
+static products products_at(const float *w, const float *h, int64_t n, float inverse) {
+    return h ? product_sums(w, h, n, inverse) : product_sums(w, NULL, n, inverse);
+}
+
+QNI_CLONES
+static void choose_nearest(const float *w, int64_t n, float inverse, int8_t *q) {
+    for (int64_t i = 0; i < n; i++) {
+        float x = w[i] * inverse;
+        x = x < -7.0f ? -7.0f : x;
+        x = x > 7.0f ? 7.0f : x;
+        q[i] = (int8_t)(int)((x + rounder) - rounder);
+    }
+}
+
+/* q4 needs a positive scale even where every weight is zero. */
+static uint16_t choose_for_scale(const float *w, int64_t n, double scale, int8_t *q) {
+    uint16_t bits = qni_scale_bits(scale > 0 ? scale : DBL_MIN);
+    choose_nearest(w, n, 1 / qn_f16_to_f32(bits), q);
+    return bits;
+}
+
+static double best_clipped_scale(const float *w, const float *h, int64_t n, double full_scale) {
+    double best = -1, best_scale = full_scale;
+    for (int i = 0; i < N_CLIPS; i++) {
+        float clipped = qn_f16_to_f32(qni_scale_bits(clips[i] * full_scale));
+        products p = products_at(w, h, n, 1 / clipped);
+        if (!(p.qq > 0) || p.wq * p.wq / p.qq <= best) continue;
+        best = p.wq * p.wq / p.qq;
+        best_scale = p.wq / p.qq;
+    }
+    return best_scale;
+}
+
+uint16_t qni_fit_q4_published(const float *w, const float *h, int64_t n, const qni_group_work *work,
+                              int8_t *q) {
+    (void)h;
+    (void)work;
+    return choose_for_scale(w, n, (double)qni_sum_magnitudes(w, NULL, n).max / 7, q);
+}
+
+uint16_t qni_fit_q4(const float *w, const float *h, int64_t n, const qni_group_work *work, int8_t *q) {
+    uint16_t full = qni_fit_q4_published(w, h, n, work, q);
+    double full_scale = (double)qni_sum_magnitudes(w, NULL, n).max / 7;
+    if (!(full_scale > 0)) return full;
+    uint16_t clipped = choose_for_scale(w, n, best_clipped_scale(w, h, n, full_scale), work->q);
+    if (qni_group_error(w, h, n, work->q, clipped, work) >= qni_group_error(w, h, n, q, full, work))
+        return full;
+    memcpy(q, work->q, (size_t)n);
+    return clipped;
+}
