@@ -34,7 +34,11 @@ static qn_status read_config(qn_checkpoint *c, qn_error *err) {
                        "%s: no config.json: give a Hugging Face model folder, or a zip of one",
                        qn_store_path(c->store));
     QN_TRY(qn_store_map(c->store, "config.json", &text, &n_bytes, err));
-    return qn_config_parse(text, n_bytes, "config.json", &c->config, err);
+    char *name = qni_checkpoint_member_name(c, "config.json");
+    if (!name) return qni_fail_nomem(err, "config.json");
+    const qn_status status = qn_config_parse(text, n_bytes, name, &c->config, err);
+    free(name);
+    return status;
 }
 
 static qn_status make_layout(qn_checkpoint *c, qn_error *err) {

@@ -35,11 +35,16 @@ static qn_status check_member(const qn_checkpoint *c, const char *member, const 
     return QN_OK;
 }
 
+char *qni_checkpoint_member_name(const qn_checkpoint *c, const char *member) {
+    char *name = NULL;
+    return asprintf(&name, "%s/%s", qn_store_path(c->store), member) < 0 ? NULL : name;
+}
+
 /* Opens one file as files[n_files]. */
 static qn_status add_file(qn_checkpoint *c, const char *member, qn_error *err) {
     qni_weight_file *file = &c->files[c->n_files++];
     file->member = qni_copy_string(member);
-    if (asprintf(&file->name, "%s/%s", qn_store_path(c->store), member) < 0) file->name = NULL;
+    file->name = qni_checkpoint_member_name(c, member);
     if (!file->member || !file->name) return qni_fail_nomem(err, member);
     QN_TRY(qn_store_map(c->store, member, &file->data, &file->n_bytes, err));
     return qn_safetensors_parse(file->data, file->n_bytes, file->name, &file->tensors, err);
@@ -124,14 +129,21 @@ static qn_status open_mapped_shards(qn_checkpoint *c, json_t *map, const char *n
     return status;
 }
 
-static qn_status open_shards(qn_checkpoint *c, qn_error *err) {
+static qn_status read_index(qn_checkpoint *c, const char *name, qn_error *err) {
     const uint8_t *text = NULL;
     size_t n_bytes = 0;
     json_t *index = NULL;
     QN_TRY(qn_store_map(c->store, INDEX_FILE, &text, &n_bytes, err));
-    QN_TRY(qni_json_parse(text, n_bytes, INDEX_FILE, &index, err));
-    const qn_status status = open_mapped_shards(c, json_object_get(index, "weight_map"), INDEX_FILE, err);
+    QN_TRY(qni_json_parse(text, n_bytes, name, &index, err));
+    const qn_status status = open_mapped_shards(c, json_object_get(index, "weight_map"), name, err);
     json_decref(index);
+    return status;
+}
+
+static qn_status open_shards(qn_checkpoint *c, qn_error *err) {
+    char *name = qni_checkpoint_member_name(c, INDEX_FILE);
+    const qn_status status = name ? read_index(c, name, err) : qni_fail_nomem(err, INDEX_FILE);
+    free(name);
     return status;
 }
 
@@ -147,13 +159,19 @@ static qn_status open_dense(qn_checkpoint *c, qn_error *err) {
                    qn_store_path(c->store));
 }
 
-qn_status qni_checkpoint_open_files(qn_checkpoint *c, qn_error *err) {
+static qn_status open_by_config(qn_checkpoint *c, const char *name, qn_error *err) {
     json_t *root = NULL;
-    QN_TRY(qni_json_parse(c->config.json, strlen(c->config.json), "config.json", &root, err));
+    QN_TRY(qni_json_parse(c->config.json, strlen(c->config.json), name, &root, err));
     const json_t *settings = json_object_get(root, "quern");
     c->is_artifact = settings && !json_is_null(settings);
-    const qn_status status =
-        c->is_artifact ? open_payload(c, settings, "config.json (quern)", err) : open_dense(c, err);
+    const qn_status status = c->is_artifact ? open_payload(c, settings, name, err) : open_dense(c, err);
     json_decref(root);
+    return status;
+}
+
+qn_status qni_checkpoint_open_files(qn_checkpoint *c, qn_error *err) {
+    char *name = qni_checkpoint_member_name(c, "config.json (quern)");
+    const qn_status status = name ? open_by_config(c, name, err) : qni_fail_nomem(err, "config.json");
+    free(name);
     return status;
 }

@@ -25,6 +25,9 @@ struct qn_checkpoint {
     int64_t *by_name;   /* [layout.n] layout indices in name order */
 };
 
+/* PATH/MEMBER for messages, owned by the caller; NULL when memory is short. */
+char *qni_checkpoint_member_name(const qn_checkpoint *c, const char *member);
+
 /* Lists, maps and parses the weight files; fills is_artifact, files, n_files. */
 QN_NODISCARD qn_status qni_checkpoint_open_files(qn_checkpoint *c, qn_error *err);
 

@@ -2,9 +2,10 @@
  * packed payload files (docs/format.md), in a folder or a zip.
  *
  * Opening checks everything against the config: each expected tensor present once with the expected shape and a float
- * dtype (F32, F16, BF16; packed matrices in an artifact), no surplus tensor (a redundant lm_head.weight of a tied
- * model is accepted and ignored), every shard of the index present, encoded matrices legal (qn_encoded_bind). Weights
- * stay in the mapped files; nothing is converted. */
+ * dtype (F32, F16, BF16; in an artifact packed matrices and 16-bit vectors), no surplus tensor (a redundant
+ * lm_head.weight of a tied model and old rotary tables, `*.rotary_emb.inv_freq`, are accepted and ignored), every shard
+ * of the index present with the tensors the index puts there, encoded matrices legal (qn_encoded_bind, in parallel).
+ * model.safetensors is taken before an index. Weights stay in the mapped files; nothing is converted. */
 #ifndef QUERN_CHECKPOINT_CHECKPOINT_H
 #define QUERN_CHECKPOINT_CHECKPOINT_H
 
