@@ -95,7 +95,6 @@ static json_t *make_entries(const qn_artifact_plan *plan, const qni_manifest_fac
         if (totals->role_bytes[r] == 0) continue;
         done = add_entry(entries, "model", r, totals->role_parameters[r], totals->role_bytes[r]);
     }
-    done = done && add_entry(entries, "metadata", QN_ROLE_METADATA, 0, totals->role_bytes[QN_ROLE_METADATA]);
     if (done) return entries;
     json_decref(entries);
     return NULL;
@@ -136,15 +135,16 @@ static json_t *make_manifest(const qn_artifact_plan *plan, const qni_manifest_fa
     const qni_totals t = qni_count_totals(plan, facts->rows, facts->total_bytes);
     const double parameters = (double)t.parameters;
     const int64_t rescued = t.role_parameters[QN_ROLE_RESCUE];
+    const int64_t bits = 8 * (facts->total_bytes - t.role_bytes[QN_ROLE_METADATA]);
 
     return json_pack("{s:s,s:i,s:s,s:o,s:o,s:I,s:I,s:f,s:I,s:f,s:o,s:o,s:o,s:o}", "format", "quern",
                      "version", 1, "track", qn_track_name(plan->profile.track), "native",
                      make_codec(plan->native), "rescue", make_codec(plan->rescue), "total_parameters",
                      (json_int_t)t.parameters, "rescue_parameters", (json_int_t)rescued, "rescue_fraction",
-                     (double)rescued / parameters, "total_bits", (json_int_t)(8 * facts->total_bytes),
-                     "bits_per_parameter", (double)(8 * facts->total_bytes) / parameters, "file",
-                     make_file(&t, facts->total_bytes), "payload", make_payload(plan, facts), "provenance",
-                     make_provenance(plan, facts), "entries", make_entries(plan, facts, &t));
+                     (double)rescued / parameters, "total_bits", (json_int_t)bits, "bits_per_parameter",
+                     (double)bits / parameters, "file", make_file(&t, facts->total_bytes), "payload",
+                     make_payload(plan, facts), "provenance", make_provenance(plan, facts), "entries",
+                     make_entries(plan, facts, &t));
 }
 
 qn_status qni_manifest_render(const qn_artifact_plan *plan, const qni_manifest_facts *facts, char **text,
