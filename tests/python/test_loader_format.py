@@ -9,6 +9,8 @@ import subprocess
 import sys
 import tempfile
 import unittest
+from importlib import util
+from unittest import mock
 
 import numpy as np
 import support
@@ -268,6 +270,20 @@ class Options(LoaderTest):
         if not torch.cuda.is_available():
             with self.assertRaisesRegex(ValueError, "no CUDA device"):
                 support.load_model(artifact.folder, device_map=0)
+
+    def test_device_rules_with_cuda(self):
+        """Where a model goes on a machine with CUDA devices, of which the third is current."""
+        spec = util.spec_from_file_location("modeling_quern", support.LOADER)
+        loader = util.module_from_spec(spec)
+        spec.loader.exec_module(loader)
+        rules = ((None, "cuda:2"), ("auto", "cuda:2"), ("balanced", "cuda:2"), ("cuda", "cuda:2"), ("cuda:1", "cuda:1"),
+                 (0, "cuda:0"), ({"": 1}, "cuda:1"), ({"": "cpu"}, "cpu"), ("cpu", "cpu"),
+                 (torch.device("cuda"), "cuda:2"), (torch.device("cpu"), "cpu"))
+        with mock.patch("torch.cuda.is_available", return_value=True), \
+                mock.patch("torch.cuda.current_device", return_value=2):
+            for device_map, expected in rules:
+                with self.subTest(device_map=device_map):
+                    self.assertEqual(loader._device(device_map), torch.device(expected))
 
     def test_loading_info_and_attention(self):
         artifact = self.artifact()
