@@ -20,9 +20,11 @@ void expect_error(qn_status status, qn_status code, const qn_error *err, const c
 }
 
 char *fixture_path(const fixture *f, const char *name) {
-    char *path = NULL;
-    assert_true(asprintf(&path, "%s/%s", f->folder, name) > 0);
-    return path;
+    return path_in(f->folder, name);
+}
+
+void write_text(const char *folder, const char *name, const char *text) {
+    write_test_file(folder, name, text, strlen(text));
 }
 
 void fixture_open(fixture *f, const tiny_options *options) {

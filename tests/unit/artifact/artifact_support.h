@@ -43,6 +43,9 @@ void expect_ok(qn_status status, const qn_error *err);
 /* Fails the test unless STATUS is CODE and the message has TEXT in it. */
 void expect_error(qn_status status, qn_status code, const qn_error *err, const char *text);
 
+/* Writes TEXT as FOLDER/NAME. */
+void write_text(const char *folder, const char *name, const char *text);
+
 /* Number of entries below FOLDER whose name has TEXT in it. */
 int count_files(const char *folder, const char *text);
 
