@@ -43,6 +43,7 @@
 #include "quern/codec/codec.h"
 #include "quern/fit/closed_form.h"
 #include "quern/fit/rowmix.h"
+#include "quern/fit/second_moments.h"
 #include "quern/model/generate.h"
 #include "quern/model/model.h"
 #include "quern/model/score.h"

@@ -25,6 +25,9 @@ uint16_t qni_scale_bits(double s);
 double qni_group_error(const float *w, const float *h, int64_t n, const int8_t *q, uint16_t scale_bits,
                        const qni_group_work *work);
 
+/* sum w^2. */
+double qni_sum_squares(const float *w, int64_t n);
+
 /* sum |w|, sum h |w|, sum h. */
 typedef struct qni_magnitudes {
     double plain, weighted, h;

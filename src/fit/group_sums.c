@@ -32,6 +32,15 @@ QNI_LANE_INLINE double square_sum(const float *residual, const float *h, int64_t
 }
 
 QNI_CLONES
+static double plain_squares(const float *w, int64_t n) {
+    return square_sum(w, NULL, n);
+}
+
+double qni_sum_squares(const float *w, int64_t n) {
+    return plain_squares(w, n);
+}
+
+QNI_CLONES
 static double error_at(const float *w, const float *h, int64_t n, const int8_t *q, float scale,
                        float *residual) {
     for (int64_t i = 0; i < n; i++) residual[i] = w[i] - scale * (float)q[i];
