@@ -154,8 +154,10 @@ static qn_status reserve(const qn_artifact_plan *plan, qni_form form, int64_t *o
 }
 
 qn_status qni_plan_manifest(qn_artifact_plan *plan, qn_error *err) {
-    QN_TRY(reserve(plan, QNI_PLAIN, &plan->form[QNI_PLAIN].manifest_bytes, err));
-    return reserve(plan, QNI_RESCUED, &plan->form[QNI_RESCUED].manifest_bytes, err);
+    for (int form = QNI_PLAIN; form <= (int)qni_plan_last_form(plan); form++) {
+        QN_TRY(reserve(plan, (qni_form)form, &plan->form[form].manifest_bytes, err));
+    }
+    return QN_OK;
 }
 
 qn_status qni_manifest_fit(const qn_artifact_plan *plan, qni_manifest_facts *facts, int64_t reserve_bytes,

@@ -194,7 +194,7 @@ qn_status qni_shard_header(const qn_artifact_plan *plan, const qni_shard *shard,
 qn_status qni_plan_headers(qn_artifact_plan *plan, qn_error *err) {
     for (int64_t k = 0; k < plan->n_shards; k++) {
         qni_shard *shard = &plan->shards[k];
-        for (int form = QNI_PLAIN; form <= QNI_RESCUED; form++) {
+        for (int form = QNI_PLAIN; form <= (int)qni_plan_last_form(plan); form++) {
             const int64_t padding = form == QNI_RESCUED ? plan->max_extra + shard->mask_bytes : -1;
             uint8_t *header = NULL;
             size_t size = 0;

@@ -149,8 +149,12 @@ static int64_t folder_total(const qn_artifact_plan *plan, qni_form form) {
     return bytes;
 }
 
+qni_form qni_plan_last_form(const qn_artifact_plan *plan) {
+    return plan->rescue.code == QN_CODE_NONE ? QNI_PLAIN : QNI_RESCUED;
+}
+
 static qn_status plan_totals(qn_artifact_plan *plan, qn_error *err) {
-    for (int form = QNI_PLAIN; form <= QNI_RESCUED; form++) {
+    for (int form = QNI_PLAIN; form <= (int)qni_plan_last_form(plan); form++) {
         int64_t *total = &plan->form[form].total_bytes;
         if (!plan->as_archive)
             *total = folder_total(plan, (qni_form)form);
@@ -199,6 +203,6 @@ void qn_artifact_plan_free(qn_artifact_plan *plan) {
 }
 
 int64_t qn_artifact_plan_bytes(const qn_artifact_plan *plan, int64_t extra_bytes) {
-    if (extra_bytes <= 0 || plan->rescue.code == QN_CODE_NONE) return plan->form[QNI_PLAIN].total_bytes;
+    if (extra_bytes <= 0 || qni_plan_last_form(plan) == QNI_PLAIN) return plan->form[QNI_PLAIN].total_bytes;
     return plan->form[QNI_RESCUED].total_bytes + extra_bytes;
 }

@@ -49,6 +49,9 @@ struct qn_artifact_plan {
     qni_form_size form[2];
 };
 
+/* The last form the plan has: QNI_PLAIN when no row may be rescued. */
+qni_form qni_plan_last_form(const qn_artifact_plan *plan);
+
 /* Layout of the payload (payload.c). */
 QN_NODISCARD qn_status qni_plan_shards(qn_artifact_plan *plan, int64_t max_shard_bytes, qn_error *err);
 QN_NODISCARD qn_status qni_plan_headers(qn_artifact_plan *plan, qn_error *err);

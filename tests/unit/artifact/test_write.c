@@ -1,10 +1,17 @@
 /* The writer: exact sizes, accounting, the same bytes every time, and what it refuses. */
 #include "artifact_support.h"
 
+#include "artifact/plan.h"
+#include "quern/base/rng.h"
+
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <time.h>
+#include <unistd.h>
 
 static int64_t tree_bytes(const char *path) {
     qn_store *store;
@@ -85,9 +92,399 @@ static void test_size_is_exact(void **state) {
     }
 }
 
+/* ------------------------------------------------------------------------------------------- determinism */
+
+static void expect_same_sha(const char *first, const qn_artifact_result *r) {
+    if (strcmp(first, r->sha256) != 0) fail_msg("sha256 %s, first run %s", r->sha256, first);
+}
+
+static void test_same_bytes_whatever_the_surroundings(void **state) {
+    (void)state;
+    static const char *const zones[] = {"UTC", "Asia/Kathmandu", "America/Los_Angeles"};
+    static const mode_t masks[] = {022, 077, 0};
+    char first[2][QN_SHA256_HEX], cwd[4096];
+    fixture f;
+
+    fixture_open(&f, &(tiny_options){.vocab = 300});
+    assert_non_null(getcwd(cwd, sizeof cwd));
+    for (int run = 0; run < 3; run++) {
+        for (int archive = 0; archive < 2; archive++) {
+            qn_artifact_options options = fixture_options(&f);
+            options.as_archive = archive;
+            char name[16];
+            snprintf(name, sizeof name, "out-%d-%d", run, archive);
+            setenv("TZ", zones[run], 1);
+            tzset();
+            if (run == 2) assert_int_equal(chdir("/"), 0);
+            const mode_t old = umask(masks[run]);
+            const qn_artifact_result r = fixture_write(&f, name, &options, 30, 5);
+            umask(old);
+            assert_int_equal(chdir(cwd), 0);
+            if (run == 0) memcpy(first[archive], r.sha256, sizeof r.sha256);
+            expect_same_sha(first[archive], &r);
+        }
+    }
+    unsetenv("TZ");
+    tzset();
+    fixture_close(&f);
+}
+
+/* The same source in other files, other shards and another dtype of equal values gives the same payload. */
+static void test_same_payload_from_other_files(void **state) {
+    (void)state;
+    char first[QN_SHA256_HEX] = "";
+    for (int shards = 1; shards <= 3; shards += 2) {
+        fixture f;
+        fixture_open(&f, &(tiny_options){.vocab = 300, .n_shards = shards});
+        qn_artifact_options options = fixture_options(&f);
+        options.as_archive = false;
+        const qn_artifact_result r = fixture_write(&f, "out", &options, 30, 5);
+        if (shards == 1) memcpy(first, r.sha256, sizeof first);
+        expect_same_sha(first, &r);
+        fixture_close(&f);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------- shards */
+
+static void test_many_shards(void **state) {
+    (void)state;
+    fixture f;
+    fixture_open(&f, &(tiny_options){.tied = true});
+    for (int archive = 0; archive < 2; archive++) {
+        qn_artifact_options options = fixture_options(&f);
+        const char *name = archive ? "out.zip" : "out";
+        options.max_shard_bytes = 1500;
+        options.as_archive = archive;
+        const qn_artifact_result r = fixture_write(&f, name, &options, 30, 11);
+        char *path = fixture_path(&f, name);
+        qn_store *store;
+        qn_error err;
+        size_t n = 0;
+        expect_ok(qn_store_open(path, &store, &err), &err);
+        for (size_t i = 0; i < qn_store_count(store); i++) {
+            n += strstr(qn_store_name(store, i), ".safetensors") != NULL;
+        }
+        qn_store_close(store);
+        assert_true(n >= 4);
+        assert_int_equal(tree_bytes(path), r.bytes);
+        check_roles(&r);
+        check_contents(&f, path);
+        free(path);
+    }
+    fixture_close(&f);
+}
+
+/* ------------------------------------------------------------------------------------------- manifest */
+
+/* The reserve is found from random counts; here the counts are others, many of them, and none needs the short
+ * form. */
+static void test_manifest_fits_its_reserve(void **state) {
+    (void)state;
+    fixture f;
+    qn_error err;
+    qn_artifact_plan *plan = NULL;
+    fixture_open(&f, &(tiny_options){.layers = 4, .vocab = 2000});
+    const qn_artifact_options options = fixture_options(&f);
+    expect_ok(qn_artifact_plan_new(f.source, &options, &plan, &err), &err);
+    const qn_layout *layout = qn_checkpoint_layout(f.source);
+    char sha[1][QN_SHA256_HEX] = {"0f3a96b1e2d47c580f3a96b1e2d47c580f3a96b1e2d47c580f3a96b1e2d47c58"};
+    const int64_t bytes[1] = {123456};
+    qni_rows *rows = calloc((size_t)layout->n, sizeof *rows);
+    assert_non_null(rows);
+    qn_rng rng;
+    qn_rng_seed(&rng, 99);
+    for (int draw = 0; draw < 50; draw++) {
+        for (int64_t i = 0; i < layout->n; i++) {
+            const int64_t n = layout->entries[i].rows;
+            if (!layout->entries[i].is_matrix) continue;
+            const int64_t rescued = (int64_t)qn_rng_interval(&rng, (uint64_t)n);
+            rows[i] = (qni_rows){n - rescued, rescued};
+        }
+        qni_manifest_facts facts = {rows, (const char(*)[QN_SHA256_HEX])sha, bytes, sha[0], 999999, false};
+        char *text = NULL;
+        size_t n_bytes;
+        int64_t stored;
+        const int64_t reserve = plan->form[QNI_RESCUED].manifest_bytes;
+        expect_ok(qni_manifest_fit(plan, &facts, reserve, &text, &n_bytes, &stored, &err), &err);
+        assert_true(stored <= reserve);
+        assert_false(facts.summed);
+        free(text);
+        /* A reserve that is too small brings the short form; none at all is an error of ours. */
+        expect_ok(qni_manifest_fit(plan, &facts, stored - 1, &text, &n_bytes, &stored, &err), &err);
+        assert_true(facts.summed);
+        json_t *manifest = json_loadb(text, n_bytes, 0, NULL);
+        const json_t *entries = json_object_get(manifest, "entries");
+        json_int_t sum = 0;
+        for (size_t i = 0; i < json_array_size(entries); i++) {
+            sum += json_integer_value(json_object_get(json_array_get(entries, i), "parameters"));
+        }
+        assert_int_equal(sum, layout->n_parameters);
+        json_decref(manifest);
+        free(text);
+        expect_error(qni_manifest_fit(plan, &facts, 10, &text, &n_bytes, &stored, &err), QN_E_INTERNAL, &err,
+                     "quern.json");
+    }
+    free(rows);
+    qn_artifact_plan_free(plan);
+    fixture_close(&f);
+}
+
+/* ------------------------------------------------------------------------------------------- prices */
+
+static void test_prices(void **state) {
+    (void)state;
+    fixture f;
+    qn_error err;
+    qn_artifact_plan *plan = NULL;
+    fixture_open(&f, &(tiny_options){0});
+    const qn_artifact_options options = fixture_options(&f);
+    expect_ok(qn_artifact_plan_new(f.source, &options, &plan, &err), &err);
+    const qn_layout *layout = qn_checkpoint_layout(f.source);
+    const int64_t down = qn_layout_find(layout, QN_TENSOR_DOWN, 0),
+                  embed = qn_layout_find(layout, QN_TENSOR_EMBED, -1);
+    /* 48 columns: ternary 10 bytes, q4 24, one scale each; 80 columns: 16 and 40. */
+    assert_int_equal(qn_artifact_plan_row_price(plan, embed), 14);
+    assert_int_equal(qn_artifact_plan_row_price(plan, down), 24);
+    assert_int_equal(qn_artifact_plan_bytes(plan, 2) - qn_artifact_plan_bytes(plan, 1), 1);
+    assert_int_equal(qn_artifact_plan_bytes(plan, 3000) - qn_artifact_plan_bytes(plan, 1), 2999);
+    assert_int_equal(qn_artifact_plan_bytes(plan, -5), qn_artifact_plan_bytes(plan, 0));
+    assert_int_equal(qn_artifact_plan_extra_bound(plan, 0), 0);
+    assert_true(qn_artifact_plan_extra_bound(plan, 80) >= 24);
+    qn_artifact_plan_free(plan);
+
+    const qn_artifact_options plain = {
+        .profile = &f.profile, .native = {QN_CODE_TERNARY, 0}, .as_archive = true};
+    expect_ok(qn_artifact_plan_new(f.source, &plain, &plan, &err), &err);
+    assert_int_equal(qn_artifact_plan_bytes(plan, 1000), qn_artifact_plan_bytes(plan, 0));
+    assert_int_equal(qn_artifact_plan_row_price(plan, down), 0);
+    qn_artifact_plan_free(plan);
+
+    qn_artifact_options bad = options;
+    bad.native.group_size = 2;
+    expect_error(qn_artifact_plan_new(f.source, &bad, &plan, &err), QN_E_ARGUMENT, &err,
+                 "larger native groups");
+    bad = options;
+    bad.native.code = QN_CODE_Q4;
+    expect_error(qn_artifact_plan_new(f.source, &bad, &plan, &err), QN_E_ARGUMENT, &err, "native code");
+    fixture_close(&f);
+}
+
+/* ------------------------------------------------------------------------------------------- refusals */
+
+typedef struct spoiled {
+    fixture *f;
+    int how;
+} spoiled;
+
+enum { WRONG_SHAPE, ILLEGAL_CODE, ZERO_SCALE, FAILS };
+
+static qn_status spoil(void *user, int64_t entry, qn_encoded *out, qn_error *err) {
+    const spoiled *s = user;
+    if (s->how == FAILS) return qn_fail(err, QN_E_VALUE, "the provider gave up");
+    QN_TRY(fixture_encode(s->f, entry, out, err));
+    if (s->how == WRONG_SHAPE) out->native.group_size = 16;
+    if (s->how == ILLEGAL_CODE) ((uint8_t *)(uintptr_t)out->codes)[3] = 243;
+    if (s->how == ZERO_SCALE) ((uint16_t *)(uintptr_t)out->scales)[0] = 0x7c00;
+    return QN_OK;
+}
+
+static void expect_nothing_left(const fixture *f) {
+    assert_int_equal(count_files(f->folder, "out"), 0);
+    assert_int_equal(count_files(f->folder, ".tmp-"), 0);
+    assert_int_equal(count_files(f->folder, ".parts"), 0);
+}
+
+static void test_refuses_a_bad_provider(void **state) {
+    (void)state;
+    static const char *const messages[] = {"planned as", "243", "scale", "gave up"};
+    static const qn_status codes[] = {QN_E_ARGUMENT, QN_E_VALUE, QN_E_VALUE, QN_E_VALUE};
+    fixture f;
+    qn_error err;
+    qn_artifact_result result;
+    fixture_open(&f, &(tiny_options){0});
+    for (int archive = 0; archive < 2; archive++) {
+        qn_artifact_options options = fixture_options(&f);
+        qn_artifact_plan *plan = NULL;
+        char *path = fixture_path(&f, "out");
+        options.as_archive = archive;
+        expect_ok(qn_artifact_plan_new(f.source, &options, &plan, &err), &err);
+        for (int how = 0; how <= FAILS; how++) {
+            spoiled s = {&f, how};
+            const qn_status status =
+                qn_artifact_write(plan, path, f.n_rescued, 0, spoil, &s, NULL, &result, &err);
+            expect_error(status, codes[how], &err,
+                         how == ILLEGAL_CODE ? "illegal ternary code" : messages[how]);
+            if (how != FAILS) expect_error(status, codes[how], &err, "model.embed_tokens.weight");
+            expect_nothing_left(&f);
+        }
+        qn_artifact_plan_free(plan);
+        free(path);
+    }
+    fixture_close(&f);
+}
+
+static void test_refuses_a_choice_beyond_the_plan(void **state) {
+    (void)state;
+    fixture f;
+    qn_error err;
+    qn_artifact_plan *plan = NULL;
+    qn_artifact_result result;
+    fixture_open(&f, &(tiny_options){0});
+    const qn_artifact_options options = fixture_options(&f);
+    char *path = fixture_path(&f, "out.zip");
+    expect_ok(qn_artifact_plan_new(f.source, &options, &plan, &err), &err);
+
+    const int64_t cost = fixture_rescue(&f, plan, 20);
+    expect_error(
+        qn_artifact_write(plan, path, f.n_rescued, cost - 1, fixture_encode, &f, NULL, &result, &err),
+        QN_E_ARGUMENT, &err, "allowed");
+    expect_error(
+        qn_artifact_write(plan, path, f.n_rescued, INT64_C(1) << 40, fixture_encode, &f, NULL, &result, &err),
+        QN_E_ARGUMENT, &err, "extra bytes");
+    f.n_rescued[0] = -1;
+    expect_error(qn_artifact_write(plan, path, f.n_rescued, cost, fixture_encode, &f, NULL, &result, &err),
+                 QN_E_ARGUMENT, &err, "-1 rescued rows");
+    qn_artifact_plan_free(plan);
+
+    f.profile.rescue_fraction = 0.01;
+    expect_ok(qn_artifact_plan_new(f.source, &options, &plan, &err), &err);
+    fixture_rescue(&f, plan, 20);
+    expect_error(qn_artifact_write(plan, path, f.n_rescued, qn_artifact_plan_extra_bound(plan, 1 << 20),
+                                   fixture_encode, &f, NULL, &result, &err),
+                 QN_E_ARGUMENT, &err, "allowed");
+    qn_artifact_plan_free(plan);
+    expect_nothing_left(&f);
+    free(path);
+    fixture_close(&f);
+}
+
+static void test_unwritable_places(void **state) {
+    (void)state;
+    fixture f;
+    qn_error err;
+    qn_artifact_result result;
+    fixture_open(&f, &(tiny_options){0});
+    for (int archive = 0; archive < 2; archive++) {
+        qn_artifact_options options = fixture_options(&f);
+        qn_artifact_plan *plan = NULL;
+        options.as_archive = archive;
+        expect_ok(qn_artifact_plan_new(f.source, &options, &plan, &err), &err);
+        char *absent = fixture_path(&f, "no/such/out"), *model = fixture_path(&f, "model");
+        expect_error(qn_artifact_write(plan, absent, f.n_rescued, 0, fixture_encode, &f, NULL, &result, &err),
+                     QN_E_IO, &err, "no/such/out");
+        /* A folder that holds something is never replaced. */
+        assert_int_not_equal(
+            qn_artifact_write(plan, model, f.n_rescued, 0, fixture_encode, &f, NULL, &result, &err), QN_OK);
+        assert_int_equal(count_files(model, "config.json"), 1);
+        qn_artifact_plan_free(plan);
+        free(absent);
+        free(model);
+    }
+    expect_nothing_left(&f);
+    fixture_close(&f);
+}
+
+/* A limit on file size stands for the full disk; it binds in the payload (first) or in the archive (second).
+ */
+static void test_full_disk_leaves_nothing(void **state) {
+    (void)state;
+    fixture f;
+    qn_error err;
+    qn_artifact_result result;
+    struct rlimit before;
+    fixture_open(&f, &(tiny_options){.vocab = 3000});
+    assert_int_equal(getrlimit(RLIMIT_FSIZE, &before), 0);
+    signal(SIGXFSZ, SIG_IGN);
+    for (int archive = 0; archive < 2; archive++) {
+        qn_artifact_options options = fixture_options(&f);
+        qn_artifact_plan *plan = NULL;
+        char *path = fixture_path(&f, "out");
+        options.as_archive = archive;
+        options.max_shard_bytes = 20000;
+        expect_ok(qn_artifact_plan_new(f.source, &options, &plan, &err), &err);
+        const rlim_t limits[] = {9000, archive ? 60000 : 9000};
+        for (int i = 0; i < 2; i++) {
+            const struct rlimit tight = {limits[i], before.rlim_max};
+            assert_int_equal(setrlimit(RLIMIT_FSIZE, &tight), 0);
+            const qn_status status =
+                qn_artifact_write(plan, path, f.n_rescued, 0, fixture_encode, &f, NULL, &result, &err);
+            assert_int_equal(setrlimit(RLIMIT_FSIZE, &before), 0);
+            expect_error(status, QN_E_IO, &err, "File too large");
+            expect_nothing_left(&f);
+        }
+        qn_artifact_plan_free(plan);
+        free(path);
+    }
+    signal(SIGXFSZ, SIG_DFL);
+    fixture_close(&f);
+}
+
+/* A failed run leaves the older file as it was. */
+static void test_replaces_only_when_complete(void **state) {
+    (void)state;
+    fixture f;
+    qn_error err;
+    qn_artifact_plan *plan = NULL;
+    qn_artifact_result result;
+    fixture_open(&f, &(tiny_options){0});
+    const qn_artifact_options options = fixture_options(&f);
+    const qn_artifact_result first = fixture_write(&f, "old.zip", &options, 0, 0);
+    char *path = fixture_path(&f, "old.zip"), sha[QN_SHA256_HEX];
+    spoiled s = {&f, FAILS};
+    expect_ok(qn_artifact_plan_new(f.source, &options, &plan, &err), &err);
+    expect_error(qn_artifact_write(plan, path, f.n_rescued, 0, spoil, &s, NULL, &result, &err), QN_E_VALUE,
+                 &err, "gave");
+    expect_ok(qn_sha256_of_file(path, sha, NULL, &err), &err);
+    assert_string_equal(sha, first.sha256);
+    const qn_artifact_result second = fixture_write(&f, "old.zip", &options, 20, 0);
+    expect_ok(qn_sha256_of_file(path, sha, NULL, &err), &err);
+    assert_string_equal(sha, second.sha256);
+    qn_artifact_plan_free(plan);
+    free(path);
+    fixture_close(&f);
+}
+
+/* F32 vectors become fp16; one that does not fit is named. */
+static void test_vector_out_of_range(void **state) {
+    (void)state;
+    fixture f = {.folder = make_temporary_folder(), .profile = qn_profile_builtin(QN_TRACK_TERNARY)};
+    qn_error err;
+    qn_artifact_plan *plan = NULL;
+    qn_artifact_result result;
+    char *model = fixture_path(&f, "model"), *path = fixture_path(&f, "out.zip");
+    tiny_model *tiny = tiny_model_make(&(tiny_options){.dtype = "F32"});
+    tiny_model_find(tiny, "model.norm.weight")->values[5] = 65536.0F;
+    assert_int_equal(mkdir(model, 0777), 0);
+    tiny_model_write(tiny, model, "F32", 1);
+    tiny_model_free(tiny);
+    expect_ok(qn_checkpoint_open(model, &f.source, &err), &err);
+    f.n_rescued = calloc((size_t)qn_checkpoint_layout(f.source)->n, sizeof *f.n_rescued);
+    const qn_artifact_options options = fixture_options(&f);
+    expect_ok(qn_artifact_plan_new(f.source, &options, &plan, &err), &err);
+    expect_error(qn_artifact_write(plan, path, f.n_rescued, 0, fixture_encode, &f, NULL, &result, &err),
+                 QN_E_VALUE, &err, "model.norm.weight: 65536 at 5");
+    expect_nothing_left(&f);
+    qn_artifact_plan_free(plan);
+    free(model);
+    free(path);
+    fixture_close(&f);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_size_is_exact),
+        cmocka_unit_test(test_same_bytes_whatever_the_surroundings),
+        cmocka_unit_test(test_same_payload_from_other_files),
+        cmocka_unit_test(test_many_shards),
+        cmocka_unit_test(test_manifest_fits_its_reserve),
+        cmocka_unit_test(test_prices),
+        cmocka_unit_test(test_refuses_a_bad_provider),
+        cmocka_unit_test(test_refuses_a_choice_beyond_the_plan),
+        cmocka_unit_test(test_unwritable_places),
+        cmocka_unit_test(test_full_disk_leaves_nothing),
+        cmocka_unit_test(test_replaces_only_when_complete),
+        cmocka_unit_test(test_vector_out_of_range),
     };
     return cmocka_run_group_tests_name("artifact write", tests, NULL, NULL);
 }
