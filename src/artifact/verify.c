@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 
+#include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -35,6 +36,10 @@ static const step steps[] = {
 enum { N_STEPS = sizeof steps / sizeof steps[0] };
 
 void qni_real_text(double value, char text[QNI_REAL_BYTES]) {
+    if (fabs(value) < 1e15 && value == floor(value)) {
+        snprintf(text, QNI_REAL_BYTES, "%.0f", value);
+        return;
+    }
     for (int digits = 1; digits <= 17; digits++) {
         snprintf(text, QNI_REAL_BYTES, "%.*g", digits, value);
         if (strtod(text, NULL) == value) return;
