@@ -26,8 +26,9 @@ typedef struct qn_documents {
 
 /* Reads PATH: .jsonl/.ndjson with {"text": ...} objects or plain strings, one a line (blank lines skipped); .txt with documents
  * separated by a line holding only <|endoftext|> (a document keeps its own last newline; without such a line the whole
- * file is one); or a folder of .txt files in bytewise name order, each read as above. Any other file name is read as .txt.
- * Errors name file and line. A set without any document is QN_E_VALUE. */
+ * file is one; nothing after the last such line is no further document); or a folder of .txt files in bytewise name
+ * order, each read as above. Any other file name is read as .txt. Only LF ends a line.
+ * Errors name file and line. A set without any document is QN_E_VALUE. Cost: linear; one copy of the text. */
 QN_NODISCARD QN_API qn_status qn_documents_open(const char *path, qn_documents *out, qn_error *err);
 QN_API void qn_documents_release(qn_documents *documents);
 

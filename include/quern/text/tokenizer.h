@@ -21,8 +21,10 @@ extern "C" {
 
 typedef struct qn_tokenizer qn_tokenizer;
 
-/* PATH is "byte", a folder or zip with tokenizer.json (or vocab.json + merges.txt, with tokenizer_config.json's
- * added tokens where there is one), or a tokenizer.json file. */
+/* PATH is "byte", a folder or zip with tokenizer.json (or vocab.json + merges.txt), or a .json file that is a
+ * tokenizer.json. A folder's tokenizer_config.json adds the tokens it names, as the reference does; one that contradicts
+ * tokenizer.json is refused. Errors: QN_E_IO (no such files), QN_E_FORMAT (broken files), QN_E_UNSUPPORTED (what the
+ * files ask for is not implemented), each naming the file. */
 QN_NODISCARD QN_API qn_status qn_tokenizer_open(const char *path, qn_tokenizer **out, qn_error *err);
 
 /* The tokenizer of a model's own store; QN_E_IO naming the store when it carries none. */
@@ -39,7 +41,8 @@ typedef struct qn_ids {
 } qn_ids;
 QN_API void qn_ids_release(qn_ids *ids);
 
-/* Appends the ids of TEXT (n_bytes bytes, no BOS or EOS added; added tokens inside the text are recognised). */
+/* Appends the ids of TEXT (n_bytes bytes, no BOS or EOS added; added tokens inside the text are recognised). QN_E_VALUE
+ * when the vocabulary has no token for a byte of the text. Cost: linear but for single pieces of n bytes, O(n log n). */
 QN_NODISCARD QN_API qn_status qn_tokenizer_encode(const qn_tokenizer *tokenizer, const char *text, size_t n_bytes,
                                                   qn_ids *out, qn_error *err);
 
@@ -52,7 +55,8 @@ QN_NODISCARD QN_API qn_status qn_tokenizer_decode(const qn_tokenizer *tokenizer,
  * Stream decoders hold back incomplete UTF-8 sequences themselves. */
 QN_API bool qn_tokenizer_token_bytes(const qn_tokenizer *tokenizer, int32_t id, const uint8_t **bytes, size_t *n_bytes);
 
-/* The id of an added or ordinary token by its literal text, or -1. */
+/* The id of an added token by its content, or of an ordinary one by the text it stands for (" the", not its spelling in
+ * the files); -1 for none. */
 QN_API int32_t qn_tokenizer_token_id(const qn_tokenizer *tokenizer, const char *content);
 
 #ifdef __cplusplus

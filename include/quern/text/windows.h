@@ -51,7 +51,8 @@ typedef struct qn_windows {
     qn_window *windows; /* owned */
     int64_t    n_windows;
     int64_t    n_targets;      /* sum of n_ids - first_target */
-    int64_t    target_bytes;   /* bytes of text the scored ids stand for */
+    int64_t    target_bytes;   /* bytes of text the scored ids stand for; join tokens stand for none */
+    /* heldout: as listed above. Joined: documents whose text begins before the end of the last window, and the rest. */
     int64_t    docs_scored, docs_skipped;
 } qn_windows;
 
