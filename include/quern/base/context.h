@@ -15,12 +15,12 @@ typedef enum qn_log_level { QN_LOG_DEBUG, QN_LOG_INFO, QN_LOG_WARNING } qn_log_l
 
 typedef struct qn_progress {
     const char *stage; /* for example "score: layers"; a static string */
-    uint64_t    done, total;
+    uint64_t done, total;
 } qn_progress;
 
-/* A zeroed context is valid: all processors of the process, silence, no cancelling. Every function that takes a
- * `const qn_context *` accepts NULL for the same. The callbacks run on the calling thread only. Results never
- * depend on n_threads. */
+/* A zeroed context is valid: all processors of the process, silence, no cancelling. Every function that takes
+ * a `const qn_context *` accepts NULL for the same. The callbacks run on the calling thread only. Results
+ * never depend on n_threads. */
 typedef struct qn_context {
     int n_threads; /* 0: as many as the process may use */
     void (*on_progress)(void *user, const qn_progress *progress);

@@ -23,7 +23,8 @@ QN_API void qn_sha256_update(qn_sha256 *hash, const void *data, size_t n_bytes);
 QN_API void qn_sha256_hex(qn_sha256 *hash, char hex[QN_SHA256_HEX]);
 
 /* Digest of a memory block or of a whole file; n_bytes (may be NULL) receives the file's size. */
-QN_NODISCARD QN_API qn_status qn_sha256_of_memory(const void *data, size_t n, char hex[QN_SHA256_HEX], qn_error *err);
+QN_NODISCARD QN_API qn_status qn_sha256_of_memory(const void *data, size_t n, char hex[QN_SHA256_HEX],
+                                                  qn_error *err);
 QN_NODISCARD QN_API qn_status qn_sha256_of_file(const char *path, char hex[QN_SHA256_HEX], uint64_t *n_bytes,
                                                 qn_error *err);
 

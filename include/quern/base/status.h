@@ -1,8 +1,9 @@
 /* Status codes and error messages: the one way libquern reports failure.
  *
- * Every fallible function returns a qn_status (QN_OK is 0) and takes an optional `qn_error *err`, owned by the
- * caller and written only on failure. A message is complete enough to print alone: it names the file, the tensor,
- * what was expected, what was found, and what to do. The library never prints, exits or aborts on input. */
+ * Every fallible function returns a qn_status (QN_OK is 0) and takes an optional `qn_error *err`, owned by
+ * the caller and written only on failure. A message is complete enough to print alone: it names the file, the
+ * tensor, what was expected, what was found, and what to do. The library never prints, exits or aborts on
+ * input. */
 #ifndef QUERN_BASE_STATUS_H
 #define QUERN_BASE_STATUS_H
 
@@ -41,8 +42,8 @@ typedef enum qn_status { QN_STATUS_MAP(QN_STATUS_ENUM_) QN_STATUS_END_ = 1 } qn_
 
 typedef struct qn_error {
     qn_status code;
-    int       sys_errno;    /* errno of a failed system call, else 0 */
-    char      message[1024];
+    int sys_errno; /* errno of a failed system call, else 0 */
+    char message[1024];
 } qn_error;
 
 /* Writes CODE and the formatted message to *err (err may be NULL) and returns CODE. Long messages are cut. */
