@@ -52,41 +52,31 @@ static float take_magnitudes(const float *w, const float *h, int64_t n, float *m
     return qni_top_f8(&max);
 }
 
-QNI_LANE_INLINE int64_t sum_i8(const qni_i8 *x) {
-    const qni_i8 v = *x;
-    return ((int64_t)v[0] + v[4]) + ((int64_t)v[1] + v[5]) + ((int64_t)v[2] + v[6]) + ((int64_t)v[3] + v[7]);
-}
-
 /* One support in double. */
 QNI_LANE_INLINE support sum_above(const float *magnitude, const float *h, int64_t n, float threshold) {
     qni_d8 s = {0}, h_sum = {0};
     qni_i8 count = {0};
     for (int64_t i = 0; i < n; i += QNI_LANES8) {
-        qni_f8 a;
-        memcpy(&a, magnitude + i, sizeof a);
-        qni_i8 above = a > threshold;
+        qni_f8 x;
+        qni_d8 ad, hd;
+        memcpy(&x, magnitude + i, sizeof x);
+        qni_i8 above = x > threshold;
         count -= above;
-        qni_keep_f8(&a, &above);
-        qni_d8 ad = qni_widen(&a);
+        qni_keep_f8(&x, &above);
+        qni_widen(&ad, &x);
         if (h) {
-            qni_f8 hi;
-            qni_load_f8(&hi, h, i, n);
-            qni_keep_f8(&hi, &above);
-            qni_d8 hd = qni_widen(&hi);
-            qni_add_d8(&h_sum, &hd);
-            qni_add_product_d8(&s, &hd, &ad);
+            qni_load_f8(&x, h, i, n);
+            qni_keep_f8(&x, &above);
+            qni_widen(&hd, &x);
+            h_sum += hd;
+            s += hd * ad;
         } else {
-            qni_add_d8(&s, &ad);
+            s += ad;
         }
     }
-    support result = {qni_sum_d8(&s), qni_sum_d8(&h_sum), sum_i8(&count)};
+    support result = {qni_sum_d8(&s), qni_sum_d8(&h_sum), qni_sum_i8(&count)};
     if (!h) result.h = (double)result.count;
     return result;
-}
-
-QNI_LANE_INLINE double sum_f8(const qni_f8 *x) {
-    qni_d8 d = qni_widen(x);
-    return qni_sum_d8(&d);
 }
 
 /* Both supports of B in one pass in float, for h = 1: the margin of the bracket covers the rounding. */
@@ -105,8 +95,8 @@ QNI_LANE_INLINE void sum_both_plain(const float *magnitude, int64_t n, bracket *
         low_count -= above_low;
         high_count -= above_high;
     }
-    b->low = (support){.s = sum_f8(&low_s), .count = sum_i8(&low_count)};
-    b->high = (support){.s = sum_f8(&high_s), .count = sum_i8(&high_count)};
+    b->low = (support){.s = (double)qni_sum_f8(&low_s), .count = qni_sum_i8(&low_count)};
+    b->high = (support){.s = (double)qni_sum_f8(&high_s), .count = qni_sum_i8(&high_count)};
     b->low.h = (double)b->low.count;
     b->high.h = (double)b->high.count;
 }

@@ -16,16 +16,16 @@ uint16_t qni_scale_bits(double s) {
 QNI_LANE_INLINE double square_sum(const float *residual, const float *h, int64_t n) {
     qni_d8 sum = {0};
     for (int64_t i = 0; i < n; i += QNI_LANES8) {
-        qni_f8 r;
-        qni_load_f8(&r, residual, i, n);
-        qni_d8 d = qni_widen(&r);
+        qni_f8 x;
+        qni_d8 d, hd;
+        qni_load_f8(&x, residual, i, n);
+        qni_widen(&d, &x);
         if (h) {
-            qni_f8 hi;
-            qni_load_f8(&hi, h, i, n);
-            qni_d8 hd = qni_widen(&hi), weighted = {hd.low * d.low, hd.high * d.high};
-            qni_add_product_d8(&sum, &weighted, &d);
+            qni_load_f8(&x, h, i, n);
+            qni_widen(&hd, &x);
+            sum += hd * (d * d);
         } else {
-            qni_add_product_d8(&sum, &d, &d);
+            sum += d * d;
         }
     }
     return qni_sum_d8(&sum);
@@ -56,18 +56,18 @@ QNI_LANE_INLINE qni_magnitudes magnitude_sums(const float *w, const float *h, in
     qni_d8 plain = {0}, weighted = {0}, h_sum = {0};
     qni_f8 max = {0};
     for (int64_t i = 0; i < n; i += QNI_LANES8) {
-        qni_f8 a;
-        qni_load_f8(&a, w, i, n);
-        qni_abs_f8(&a);
-        qni_max_f8(&max, &a);
-        qni_d8 ad = qni_widen(&a);
-        qni_add_d8(&plain, &ad);
+        qni_f8 x;
+        qni_d8 ad, hd;
+        qni_load_f8(&x, w, i, n);
+        qni_abs_f8(&x);
+        qni_max_f8(&max, &x);
+        qni_widen(&ad, &x);
+        plain += ad;
         if (h) {
-            qni_f8 hi;
-            qni_load_f8(&hi, h, i, n);
-            qni_d8 hd = qni_widen(&hi);
-            qni_add_d8(&h_sum, &hd);
-            qni_add_product_d8(&weighted, &hd, &ad);
+            qni_load_f8(&x, h, i, n);
+            qni_widen(&hd, &x);
+            weighted += hd * ad;
+            h_sum += hd;
         }
     }
     qni_magnitudes m = {.plain = qni_sum_d8(&plain),

@@ -11,14 +11,12 @@
 enum { QNI_LANES8 = 8 };
 
 typedef float qni_f4 __attribute__((vector_size(16)));
+typedef int32_t qni_i4 __attribute__((vector_size(16)));
+typedef double qni_d2 __attribute__((vector_size(16)));
+typedef double qni_d4 __attribute__((vector_size(32)));
 typedef float qni_f8 __attribute__((vector_size(32)));
 typedef int32_t qni_i8 __attribute__((vector_size(32)));
-typedef double qni_d4 __attribute__((vector_size(32)));
-
-/* Lanes 0..3 and 4..7. */
-typedef struct qni_d8 {
-    qni_d4 low, high;
-} qni_d8;
+typedef double qni_d8 __attribute__((vector_size(64)));
 
 #define QNI_LANE_INLINE static inline __attribute__((always_inline))
 
@@ -55,26 +53,30 @@ QNI_LANE_INLINE float qni_top_f8(const qni_f8 *x) {
     return top;
 }
 
-QNI_LANE_INLINE qni_d8 qni_widen(const qni_f8 *x) {
-    qni_f4 low = __builtin_shufflevector(*x, *x, 0, 1, 2, 3),
-           high = __builtin_shufflevector(*x, *x, 4, 5, 6, 7);
-    return (qni_d8){__builtin_convertvector(low, qni_d4), __builtin_convertvector(high, qni_d4)};
-}
-
-QNI_LANE_INLINE void qni_add_d8(qni_d8 *sum, const qni_d8 *x) {
-    sum->low += x->low;
-    sum->high += x->high;
-}
-
-/* sum += x * y. */
-QNI_LANE_INLINE void qni_add_product_d8(qni_d8 *sum, const qni_d8 *x, const qni_d8 *y) {
-    sum->low += x->low * y->low;
-    sum->high += x->high * y->high;
+QNI_LANE_INLINE void qni_widen(qni_d8 *out, const qni_f8 *x) {
+    float narrow[QNI_LANES8];
+    double wide[QNI_LANES8];
+    memcpy(narrow, x, sizeof narrow);
+    for (int k = 0; k < QNI_LANES8; k++) wide[k] = (double)narrow[k];
+    memcpy(out, wide, sizeof wide);
 }
 
 QNI_LANE_INLINE double qni_sum_d8(const qni_d8 *x) {
-    const qni_d4 v = x->low + x->high;
-    return (v[0] + v[2]) + (v[1] + v[3]);
+    qni_d4 half = __builtin_shufflevector(*x, *x, 0, 1, 2, 3) + __builtin_shufflevector(*x, *x, 4, 5, 6, 7);
+    qni_d2 pair = __builtin_shufflevector(half, half, 0, 1) + __builtin_shufflevector(half, half, 2, 3);
+    return pair[0] + pair[1];
+}
+
+QNI_LANE_INLINE float qni_sum_f8(const qni_f8 *x) {
+    qni_f4 half = __builtin_shufflevector(*x, *x, 0, 1, 2, 3) + __builtin_shufflevector(*x, *x, 4, 5, 6, 7);
+    half += __builtin_shufflevector(half, half, 2, 3, 0, 1);
+    return half[0] + half[1];
+}
+
+QNI_LANE_INLINE int32_t qni_sum_i8(const qni_i8 *x) {
+    qni_i4 half = __builtin_shufflevector(*x, *x, 0, 1, 2, 3) + __builtin_shufflevector(*x, *x, 4, 5, 6, 7);
+    half += __builtin_shufflevector(half, half, 2, 3, 0, 1);
+    return half[0] + half[1];
 }
 
 #endif
