@@ -26,8 +26,8 @@ static qn_status make_heads(const qni_pass *pass, const qni_layer *layer, const 
     const int64_t norm = layer->tensor[is_query ? QN_TENSOR_Q_NORM : QN_TENSOR_K_NORM];
     QN_TRY(qni_linear(pass, index, bias, u, chunk->first_token, chunk->n_tokens, y, err));
     if (norm >= 0) QN_TRY(qni_norm(pass, norm, y, chunk->n_tokens * heads, config->head_dim, y, err));
-    pass->ops.rope(&pass->ops, y, &pass->rope, chunk->positions, chunk->n_tokens, heads, config->head_dim,
-                   pass->n_threads);
+    pass->ops->rope(pass->ops, y, &pass->rope, chunk->positions, chunk->n_tokens, heads, config->head_dim,
+                    pass->n_threads);
     return QN_OK;
 }
 
@@ -53,7 +53,7 @@ static qn_status forward(const qni_pass *pass, const qni_layer *layer, const qni
                                      .window = layer->window,
                                      .spans = chunk->spans,
                                      .n_spans = chunk->n_spans};
-    QN_TRY(pass->ops.attention(&pass->ops, &args, pass->n_threads, err));
+    QN_TRY(pass->ops->attention(pass->ops, &args, pass->n_threads, err));
     return qni_linear(pass, layer->tensor[QN_TENSOR_O], layer->tensor[QN_TENSOR_O_BIAS], q,
                       chunk->first_token, n, y, err);
 }

@@ -43,7 +43,7 @@ static qn_status mlp_forward(const qni_pass *pass, const qni_layer *layer, const
         float largest = 0.0f;
         QN_TRY(qni_linear(pass, layer->tensor[QN_TENSOR_GATE], -1, u + done * h, first, n, work->gate, err));
         QN_TRY(qni_linear(pass, layer->tensor[QN_TENSOR_UP], -1, u + done * h, first, n, work->up, err));
-        pass->ops.swiglu(&pass->ops, work->gate, work->up, n * wide, pass->n_threads, &largest);
+        pass->ops->swiglu(pass->ops, work->gate, work->up, n * wide, pass->n_threads, &largest);
         QN_TRY(qni_note_largest(pass, largest, layer->index, "mlp gate product", err));
         QN_TRY(qni_linear(pass, layer->tensor[QN_TENSOR_DOWN], -1, work->gate, first, n, y + done * h, err));
     }
@@ -60,7 +60,7 @@ static qn_status add_branch(const qni_pass *pass, const qni_layer *layer, const 
         QN_TRY(observer->on_branch(observer->user, layer->index, is_mlp, branch, chunk->first_token,
                                    chunk->n_tokens, err));
     }
-    pass->ops.add(&pass->ops, x, branch, n, pass->n_threads, &largest);
+    pass->ops->add(pass->ops, x, branch, n, pass->n_threads, &largest);
     return qni_note_largest(pass, largest, layer->index, "residual stream", err);
 }
 

@@ -12,7 +12,7 @@ qn_status qn_head_logits(const qn_model *model, const float *hidden, int64_t n, 
     pass.stats = stats;
     const qni_linear_args args = {
         .bf16 = pass.bf16, .x = hidden, .m = n, .w = &pass.matrices[model->head], .y = logits};
-    qn_status status = pass.ops.linear(&pass.ops, &args, pass.n_threads, &largest, err);
+    qn_status status = pass.ops->linear(pass.ops, &args, pass.n_threads, &largest, err);
     if (status == QN_OK) status = qni_note_largest(&pass, largest, -1, "logits", err);
     qni_pass_release(&pass);
     return status;
@@ -42,7 +42,7 @@ qn_status qn_head_nll(const qn_model *model, const float *hidden, const int32_t 
                                .w = &pass.matrices[model->head],
                                .targets = targets,
                                .nll = nll};
-    qn_status status = pass.ops.nll(&pass.ops, &args, pass.n_threads, &largest, err);
+    qn_status status = pass.ops->nll(pass.ops, &args, pass.n_threads, &largest, err);
     if (status == QN_OK) status = qni_note_largest(&pass, largest, -1, "logits", err);
     qni_pass_release(&pass);
     return status;

@@ -28,7 +28,7 @@ qn_status qni_linear(const qni_pass *pass, int64_t index, int64_t bias_index, co
     QN_TRY(qni_load_vector(pass->model, bias_index, &bias, err));
     const qni_linear_args args = {
         .bf16 = pass->bf16, .x = x, .m = n_tokens, .w = &pass->matrices[index], .bias = bias, .y = y};
-    const qn_status status = pass->ops.linear(&pass->ops, &args, pass->n_threads, &largest, err);
+    const qn_status status = pass->ops->linear(pass->ops, &args, pass->n_threads, &largest, err);
     free(bias);
     if (status != QN_OK) return status;
     place_of(entry, place, sizeof place);
@@ -39,7 +39,7 @@ qn_status qni_norm(const qni_pass *pass, int64_t index, const float *x, int64_t 
                    qn_error *err) {
     float *w = NULL;
     QN_TRY(qni_load_vector(pass->model, index, &w, err));
-    pass->ops.rms_norm(&pass->ops, x, w, pass->model->config->rms_norm_eps, rows, n, y, pass->n_threads);
+    pass->ops->rms_norm(pass->ops, x, w, pass->model->config->rms_norm_eps, rows, n, y, pass->n_threads);
     free(w);
     return QN_OK;
 }

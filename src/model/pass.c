@@ -12,9 +12,12 @@ qn_status qni_pass_open(qni_pass *out, const qn_model *model, qn_compute compute
                         qn_error *err) {
     qni_pass pass = {
         .model = model, .ctx = ctx, .n_threads = qn_context_threads(ctx), .bf16 = compute == QN_COMPUTE_BF16};
-    QN_TRY(qni_ops_get(&pass.ops, err));
+    QN_TRY(qni_ops_open(&pass.ops, err));
     pass.matrices = qni_alloc_array(model->layout->n, sizeof *pass.matrices);
-    if (!pass.matrices) return qni_fail_nomem(err, "weight table");
+    if (!pass.matrices) {
+        qni_pass_release(&pass);
+        return qni_fail_nomem(err, "weight table");
+    }
     for (int64_t i = 0; i < model->layout->n; i++)
         if (model->layout->entries[i].is_matrix) pass.matrices[i] = qni_matrix_of(model, i);
     *out = pass;
@@ -22,6 +25,7 @@ qn_status qni_pass_open(qni_pass *out, const qn_model *model, qn_compute compute
 }
 
 void qni_pass_release(qni_pass *pass) {
+    qni_ops_close(pass->ops);
     free(pass->matrices);
     qni_rope_table_release(&pass->rope);
     *pass = (qni_pass){0};

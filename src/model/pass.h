@@ -8,7 +8,7 @@
 typedef struct qni_pass {
     const qn_model *model;
     const qn_context *ctx;
-    qn_ops ops;
+    qn_ops *ops; /* owned */
     int n_threads;
     bool bf16;
     qni_matrix *matrices;             /* owned [layout->n] */

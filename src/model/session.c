@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "model/block.h"
 
+#include <omp.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -27,41 +28,42 @@ static int64_t minimum(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-/* Puts a matrix into memory as the dot products want it: bf16 for bf16 arithmetic, else f32 (bf16 weights
- * stay as they are: widening them on the way costs less than reading twice the bytes). */
+/* Puts a matrix that cannot be used in place into memory: as bf16 for bf16 arithmetic, else as f32. (bf16
+ * weights stay as they are in f32 arithmetic too: widening them on the way costs less than reading twice the
+ * bytes.) */
 static qn_status settle_matrix(qni_pass *pass, int64_t index, void **owned, qn_error *err) {
-    enum { BLOCK_ROWS = 32 };
+    const qn_weight *weight = pass->model->weights[index];
     qni_matrix *matrix = &pass->matrices[index];
-    const int64_t n_blocks = (matrix->rows + BLOCK_ROWS - 1) / BLOCK_ROWS, n = matrix->rows * matrix->cols;
+    const int64_t rows = matrix->rows, cols = matrix->cols;
     const char *name = pass->model->layout->entries[index].name;
-    float *wide = NULL;
-    uint16_t *narrow = NULL;
     if (matrix->bf16 || (matrix->f32 && !pass->bf16)) return QN_OK;
-    if (!pass->bf16) {
-        QN_TRY(QNI_ALLOC(wide, n, name, err));
-#pragma omp parallel for schedule(dynamic) num_threads(pass->n_threads)
-        for (int64_t b = 0; b < n_blocks; b++) {
-            const int64_t row0 = b * BLOCK_ROWS;
-            matrix->decode(matrix->source, row0, minimum(BLOCK_ROWS, matrix->rows - row0),
-                           wide + row0 * matrix->cols);
-        }
-        *owned = wide;
-        *matrix = (qni_matrix){.rows = matrix->rows, .cols = matrix->cols, .f32 = wide};
-        return QN_OK;
+    const size_t row_bytes = (size_t)cols * (pass->bf16 ? sizeof(uint16_t) : sizeof(float));
+    float *wide = NULL; /* one row a thread */
+    char *settled = NULL;
+    QN_TRY(QNI_ALLOC(wide, pass->n_threads * cols, name, err));
+    settled = qni_alloc_aligned(rows, row_bytes);
+    if (!settled) {
+        free(wide);
+        return qni_fail_nomem(err, name);
     }
-    qn_status status = QNI_ALLOC(narrow, n, name, err);
-    if (status == QN_OK) status = QNI_ALLOC(wide, matrix->cols, name, err);
-    for (int64_t r = 0; r < matrix->rows && status == QN_OK; r++) {
-        qn_weight_decode_rows(pass->model->weights[index], r, 1, wide);
-        pass->ops.kernels->narrow_bf16(wide, matrix->cols, narrow + r * matrix->cols);
+#pragma omp parallel for schedule(static) num_threads(pass->n_threads)
+    for (int64_t r = 0; r < rows; r++) {
+        float *row = wide + omp_get_thread_num() * cols;
+        qn_weight_decode_rows(weight, r, 1, row);
+        if (pass->bf16) {
+            pass->ops->kernels->narrow_bf16(row, cols, (uint16_t *)(void *)(settled + (size_t)r * row_bytes));
+        } else {
+            memcpy(settled + (size_t)r * row_bytes, row, row_bytes);
+        }
     }
     free(wide);
-    if (status != QN_OK) {
-        free(narrow);
-        return status;
+    *owned = settled;
+    *matrix = (qni_matrix){.rows = rows, .cols = cols};
+    if (pass->bf16) {
+        matrix->bf16 = *owned;
+    } else {
+        matrix->f32 = *owned;
     }
-    *owned = narrow;
-    *matrix = (qni_matrix){.rows = matrix->rows, .cols = matrix->cols, .bf16 = narrow};
     return QN_OK;
 }
 
@@ -180,7 +182,7 @@ qn_status qn_session_feed(qn_session *session, const int32_t *ids, int64_t n, fl
                                   .m = 1,
                                   .w = &session->pass.matrices[model->head],
                                   .y = logits};
-    QN_TRY(session->pass.ops.linear(&session->pass.ops, &args, session->pass.n_threads, &largest, err));
+    QN_TRY(session->pass.ops->linear(session->pass.ops, &args, session->pass.n_threads, &largest, err));
     QN_TRY(qni_note_largest(&session->pass, largest, -1, "logits", err));
     session->n_past += n;
     return QN_OK;

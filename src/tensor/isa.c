@@ -10,6 +10,8 @@
 #include <cpuid.h>
 #endif
 
+#include "base/banned.h"
+
 #if defined(__x86_64__)
 static bool usable_avx2(void) {
     return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");

@@ -3,5 +3,5 @@
 #define QNI_LANES 16
 #include "tensor/kernels_vector.h"
 
-const qni_kernels qni_kernels_avx512 = QNI_VECTOR_KERNELS(QN_ISA_AVX512, true);
+const qni_kernels qni_kernels_avx512 = QNI_VECTOR_KERNELS(QN_ISA_AVX512, false);
 const qni_kernels qni_kernels_amx = QNI_VECTOR_KERNELS(QN_ISA_AMX, true);

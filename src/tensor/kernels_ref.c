@@ -6,6 +6,8 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/banned.h"
+
 static int gemm_f32(bool trans_a, bool trans_b, int64_t m, int64_t n, int64_t k, const float *a, int64_t lda,
                     const float *b, int64_t ldb, bool accumulate, float *c, int64_t ldc) {
     const int64_t a_row = trans_a ? 1 : lda, a_col = trans_a ? lda : 1;
@@ -108,6 +110,10 @@ static void narrow_bf16(const float *x, int64_t n, uint16_t *y) {
     for (int64_t i = 0; i < n; i++) y[i] = qn_f32_to_bf16(x[i]);
 }
 
+static void round_bf16(const float *x, int64_t n, float *y) {
+    for (int64_t i = 0; i < n; i++) y[i] = qn_bf16_to_f32(qn_f32_to_bf16(x[i]));
+}
+
 const qni_kernels qni_kernels_ref = {
     .isa = QN_ISA_REF,
     .bf16_gemm = false,
@@ -125,4 +131,5 @@ const qni_kernels qni_kernels_ref = {
     .scale = scale_values,
     .widen_bf16 = widen_bf16,
     .narrow_bf16 = narrow_bf16,
+    .round_bf16 = round_bf16,
 };

@@ -277,10 +277,16 @@ static void narrow_bf16(const float *x, int64_t n, uint16_t *y) {
     }
 }
 
+static void round_bf16(const float *x, int64_t n, float *y) {
+    int64_t i = 0;
+    for (; i + QNI_LANES <= n; i += QNI_LANES) store(y + i, widen(narrow(load(x + i))));
+    if (i < n) store_tail(y + i, n - i, widen(narrow(load_tail(x + i, n - i, 0.0f))));
+}
+
 #define QNI_VECTOR_KERNELS(which, native_bf16)                                                               \
     {                                                                                                        \
         .isa = (which), .bf16_gemm = (native_bf16), .gemm_f32 = qni_gemm_f32_dnnl, .dot_f32 = dot_f32,       \
         .dot_bf16 = dot_bf16, .rms_norm = rms_norm, .rope = rope, .swiglu = swiglu, .softmax = softmax,      \
         .max = max_value, .exp_sum = exp_sum, .add = add, .absmax = absmax, .scale = scale_values,           \
-        .widen_bf16 = widen_bf16, .narrow_bf16 = narrow_bf16,                                                \
+        .widen_bf16 = widen_bf16, .narrow_bf16 = narrow_bf16, .round_bf16 = round_bf16,                      \
     }

@@ -3,12 +3,12 @@
  * all. */
 #include "tensor/ops_cpu.h"
 
-#include "base/alloc.h"
 #include "tensor/tile_gemm.h"
 
 #include <math.h>
-#include <stdlib.h>
 #include <string.h>
+
+#include "base/banned.h"
 
 enum { STACKED_ROWS = 128 }; /* query rows of a task, all heads of the group together */
 
@@ -19,28 +19,29 @@ typedef struct query_tile {
 typedef struct attention_job {
     const qni_kernels *kernels;
     const qni_attention_args *args;
-    query_tile *tiles; /* owned */
+    query_tile *tiles; /* in the work space */
     int64_t n_tiles, group, tile_queries, max_keys;
     size_t q_bytes, score_bytes;
 } attention_job;
 
-static qn_status list_tiles(attention_job *job, qn_error *err) {
+/* Counts the tiles and finds the longest run of keys. */
+static void count_tiles(attention_job *job) {
     const qni_attention_args *args = job->args;
-    int64_t n = 0;
     for (int64_t s = 0; s < args->n_spans; s++) {
-        n += qni_ceil_div(args->spans[s].n_queries, job->tile_queries);
+        job->n_tiles += qni_ceil_div(args->spans[s].n_queries, job->tile_queries);
         if (args->spans[s].n_keys > job->max_keys) job->max_keys = args->spans[s].n_keys;
     }
-    job->tiles = qni_alloc_array(n, sizeof *job->tiles);
-    if (!job->tiles) return qni_fail_nomem(err, "attention tiles");
+}
+
+static void list_tiles(const attention_job *job) {
+    const qni_attention_args *args = job->args;
+    query_tile *tile = job->tiles;
     for (int64_t s = 0; s < args->n_spans; s++) {
         const int64_t n_queries = args->spans[s].n_queries;
-        for (int64_t first = 0; first < n_queries; first += job->tile_queries) {
-            job->tiles[job->n_tiles++] =
+        for (int64_t first = 0; first < n_queries; first += job->tile_queries)
+            *tile++ =
                 (query_tile){.span = s, .first = first, .n = qni_min(job->tile_queries, n_queries - first)};
-        }
     }
-    return QN_OK;
 }
 
 /* Queries and results of one tile: stacked [group][n][D] beside rows of [M, n_heads * D]. */
@@ -90,33 +91,30 @@ static int run_tile(const attention_job *job, const query_tile *tile, int64_t kv
     return error;
 }
 
-qn_status qni_cpu_attention(const qn_ops *ops, const qni_attention_args *args, int n_threads, qn_error *err) {
+qn_status qni_cpu_attention(qn_ops *ops, const qni_attention_args *args, int n_threads, qn_error *err) {
     const int64_t group = args->n_heads / args->n_kv_heads;
     const int64_t tile_queries = group < STACKED_ROWS ? STACKED_ROWS / group : 1;
     attention_job job = {.kernels = ops->kernels, .args = args, .group = group, .tile_queries = tile_queries};
-    qni_scratch scratch = {0};
-    qn_status status = list_tiles(&job, err);
+    qni_work work = {0};
     int failed = 0;
-    if (status != QN_OK) goto done;
-    job.q_bytes = qni_slice_bytes(group * tile_queries * args->head_dim, sizeof(float));
-    job.score_bytes = qni_slice_bytes(group * tile_queries * job.max_keys, sizeof(float));
-    status = qni_scratch_make(
-        &scratch, n_threads,
-        job.q_bytes + job.score_bytes + qni_slice_bytes(group * tile_queries, sizeof(float)), err);
-    if (status != QN_OK) goto done;
+    count_tiles(&job);
+    job.q_bytes = qni_aligned_bytes(group * tile_queries * args->head_dim, sizeof(float));
+    job.score_bytes = qni_aligned_bytes(group * tile_queries * job.max_keys, sizeof(float));
+    const size_t sum_bytes = qni_aligned_bytes(group * tile_queries, sizeof(float));
+    const size_t tiles = qni_work_reserve(&work, job.n_tiles, sizeof *job.tiles);
+    qni_work_reserve_slices(&work, n_threads, job.q_bytes + job.score_bytes + sum_bytes);
+    QN_TRY(qni_work_take(ops, &work, err));
+    job.tiles = (query_tile *)(void *)(work.base + tiles);
+    list_tiles(&job);
 #pragma omp parallel num_threads(n_threads) reduction(max : failed)
     {
         qni_one_thread_each();
 #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < job.n_tiles * args->n_kv_heads; t++) {
-            const int error = run_tile(&job, &job.tiles[t / args->n_kv_heads], t % args->n_kv_heads,
-                                       qni_scratch_slice(&scratch));
+            const int error =
+                run_tile(&job, &job.tiles[t / args->n_kv_heads], t % args->n_kv_heads, qni_work_slice(&work));
             if (error > failed) failed = error;
         }
     }
-    if (failed) status = qni_fail_dnnl(err, failed, "attention");
-done:
-    qni_scratch_release(&scratch);
-    free(job.tiles);
-    return status;
+    return failed ? qni_fail_dnnl(err, failed, "attention") : QN_OK;
 }

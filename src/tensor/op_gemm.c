@@ -1,88 +1,76 @@
-/* The general dense product over a fixed grid of tiles, and operands made of matrix rows. */
-#include "tensor/ops_cpu.h"
-
-#include "base/alloc.h"
+/* The general dense product over a fixed grid of tiles. */
+#include "tensor/operand.h"
 #include "tensor/tile_gemm.h"
 
-#include <stdlib.h>
+#include "base/banned.h"
 
 enum { TILE_M = 256, TILE_N = 256 };
 
-qn_status qni_cpu_gemm(const qn_ops *ops, const qni_gemm_args *args, int n_threads, qn_error *err) {
-    const qni_tile_shape shape = {.bf16 = args->bf16,
+/* An operand as stored: rows of ld values. Where rounding makes a copy, the copy keeps that layout. */
+typedef struct stored {
+    const float *values;
+    int64_t n;   /* from the first value to the last */
+    size_t copy; /* offset in the work space */
+    const char *data;
+} stored;
+
+static stored store(const float *values, int64_t rows, int64_t cols, int64_t ld, qni_precision precision,
+                    qni_work *work) {
+    stored s = {.values = values, .n = rows ? (rows - 1) * ld + cols : 0, .data = (const char *)values};
+    if (precision != QNI_F32) s.copy = qni_work_reserve(work, s.n, qni_precision_bytes(precision));
+    return s;
+}
+
+qn_status qni_cpu_gemm(qn_ops *ops, const qni_gemm_args *args, int n_threads, qn_error *err) {
+    const qni_precision precision = qni_precision_of(ops->kernels, args->bf16);
+    const int64_t m = args->m, n = args->n, k = args->k, bytes = (int64_t)qni_precision_bytes(precision);
+    const int64_t n_rows = qni_ceil_div(m, TILE_M), n_cols = qni_ceil_div(n, TILE_N);
+    const int64_t a_step = (args->trans_a ? 1 : args->lda) * bytes;
+    const int64_t b_step = (args->trans_b ? args->ldb : 1) * bytes;
+    qni_work work = {0};
+    stored a = store(args->a, args->trans_a ? k : m, args->trans_a ? m : k, args->lda, precision, &work);
+    stored b = store(args->b, args->trans_b ? n : k, args->trans_b ? k : n, args->ldb, precision, &work);
+    const qni_tile_shape shape = {.bf16 = precision == QNI_BF16,
                                   .trans_a = args->trans_a,
                                   .trans_b = args->trans_b,
                                   .accumulate = args->accumulate,
-                                  .m = args->m,
-                                  .n = args->n,
-                                  .k = args->k,
+                                  .m = m,
+                                  .n = n,
+                                  .k = k,
                                   .tile_m = TILE_M,
                                   .tile_n = TILE_N,
                                   .lda = args->lda,
                                   .ldb = args->ldb,
                                   .ldc = args->ldc};
-    const int64_t n_rows = qni_ceil_div(args->m, TILE_M), n_cols = qni_ceil_div(args->n, TILE_N);
-    const int64_t a_step = args->trans_a ? 1 : args->lda, b_step = args->trans_b ? args->ldb : 1;
-    const int64_t bytes = args->bf16 ? 2 : 4;
     qni_tile_gemm gemm = {0};
-    qni_scratch scratch = {0};
-    qn_status status = QN_OK;
     int failed = 0;
-    if (args->m == 0 || args->n == 0) return QN_OK;
+    if (m == 0 || n == 0) return QN_OK;
     QN_TRY(qni_tile_gemm_init(&gemm, ops->kernels, &shape, err));
-    if ((status = qni_scratch_make(&scratch, n_threads, gemm.scratch_bytes, err)) != QN_OK) goto done;
+    qni_work_reserve_slices(&work, n_threads, gemm.scratch_bytes);
+    qn_status status = qni_work_take(ops, &work, err);
+    if (status != QN_OK) goto done;
+    if (precision != QNI_F32) {
+        a.data = work.base + a.copy;
+        b.data = work.base + b.copy;
+    }
 #pragma omp parallel num_threads(n_threads) reduction(max : failed)
     {
         qni_one_thread_each();
+        if (precision != QNI_F32) {
+            qni_round_values(ops->kernels, a.values, a.n, precision, work.base + a.copy);
+            qni_round_values(ops->kernels, b.values, b.n, precision, work.base + b.copy);
+        }
 #pragma omp for schedule(dynamic)
         for (int64_t t = 0; t < n_rows * n_cols; t++) {
             const int64_t i = t / n_cols * TILE_M, j = t % n_cols * TILE_N;
-            const int error = qni_tile_gemm_run(
-                &gemm, qni_min(TILE_M, args->m - i), qni_min(TILE_N, args->n - j),
-                (const char *)args->a + i * a_step * bytes, (const char *)args->b + j * b_step * bytes,
-                args->c + i * args->ldc + j, qni_scratch_slice(&scratch));
+            const int error =
+                qni_tile_gemm_run(&gemm, qni_min(TILE_M, m - i), qni_min(TILE_N, n - j), a.data + i * a_step,
+                                  b.data + j * b_step, args->c + i * args->ldc + j, qni_work_slice(&work));
             if (error > failed) failed = error;
         }
     }
     if (failed) status = qni_fail_dnnl(err, failed, "a matrix product");
 done:
-    qni_scratch_release(&scratch);
     qni_tile_gemm_release(&gemm);
     return status;
-}
-
-size_t qni_rows_scratch_bytes(const qni_matrix *w, int64_t n_rows, bool bf16) {
-    const size_t wide = qni_slice_bytes(n_rows * w->cols, sizeof(float));
-    if (!bf16) return w->f32 ? 0 : wide;
-    return w->bf16 ? 0 : wide + qni_slice_bytes(n_rows * w->cols, sizeof(uint16_t));
-}
-
-const void *qni_rows_operand(const qni_kernels *kernels, const qni_matrix *w, int64_t row0, int64_t n_rows,
-                             bool bf16, void *scratch) {
-    const int64_t first = row0 * w->cols, n = n_rows * w->cols;
-    const float *rows = scratch;
-    if (bf16 && w->bf16) return w->bf16 + first;
-    if (w->f32) {
-        rows = w->f32 + first;
-    } else if (w->bf16) {
-        kernels->widen_bf16(w->bf16 + first, n, scratch);
-    } else {
-        w->decode(w->source, row0, n_rows, scratch);
-    }
-    if (!bf16) return rows;
-    uint16_t *narrow = (uint16_t *)(void *)((char *)scratch + qni_slice_bytes(n, sizeof(float)));
-    kernels->narrow_bf16(rows, n, narrow);
-    return narrow;
-}
-
-qn_status qni_narrow_copy(const qni_kernels *kernels, const float *x, int64_t n, int n_threads,
-                          uint16_t **out, qn_error *err) {
-    enum { CHUNK = 1 << 16 };
-    uint16_t *copy = NULL;
-    QN_TRY(QNI_ALLOC(copy, n, "bf16 activations", err));
-#pragma omp parallel for schedule(static) num_threads(n_threads)
-    for (int64_t c = 0; c < qni_ceil_div(n, CHUNK); c++)
-        kernels->narrow_bf16(x + c * CHUNK, qni_min(CHUNK, n - c * CHUNK), copy + c * CHUNK);
-    *out = copy;
-    return QN_OK;
 }

@@ -1,27 +1,28 @@
-/* Linear layers whose weights come in row blocks: decode a block once, multiply it with a long chunk of
- * tokens. */
-#include "tensor/ops_cpu.h"
-
+/* Linear layers: a panel of weights is decoded once and meets all tokens, tile by tile. */
+#include "tensor/operand.h"
 #include "tensor/tile_gemm.h"
 
-#include <stdlib.h>
+#include "base/banned.h"
 
 enum {
-    TILE_TOKENS = 1024, /* long, so that decoding a weight is small beside the 2 * TILE_TOKENS operations it
-                           takes part in */
-    TILE_ROWS = 128,    /* decoded rows of 5120 inputs: 2.6 MB */
-    FEW_TOKENS = 4      /* up to here reading the weights is the cost: dot products, no packing */
+    TILE_TOKENS = 512,
+    TILE_ROWS = 256, /* a tile of y is 512 KiB: it is measured while it lies in the level-2 cache */
+    FEW_TOKENS = 4   /* up to here reading the weights is the cost: dot products, no packing */
 };
 
 typedef struct linear_job {
     const qni_kernels *kernels;
     const qni_linear_args *args;
-    const void *x; /* f32, or bf16 */
+    qni_precision precision;
+    bool few;
+    const void *x; /* as the precision wants it */
+    size_t x_copy; /* offset in the work space */
+    qni_panel panel;
     qni_tile_gemm gemm;
-    size_t operand_bytes;
+    qni_work work;
 } linear_job;
 
-/* Adds the bias to a tile of y and measures it while it is in the cache. */
+/* Adds the bias to a tile of y and measures it. */
 static uint32_t finish_tile(const linear_job *job, int64_t token0, int64_t n_tokens, int64_t row0,
                             int64_t n_rows) {
     const qni_linear_args *args = job->args;
@@ -35,24 +36,74 @@ static uint32_t finish_tile(const linear_job *job, int64_t token0, int64_t n_tok
     return largest;
 }
 
-static int run_tile(const linear_job *job, int64_t token0, int64_t row0, char *scratch, uint32_t *largest) {
+static int multiply_tile(const linear_job *job, int64_t token0, int64_t n_tokens, int64_t row0,
+                         int64_t n_rows) {
+    const qni_matrix *w = job->args->w;
+    const char *x = (const char *)job->x + (size_t)(token0 * w->cols) * qni_precision_bytes(job->precision);
+    return qni_tile_gemm_run(&job->gemm, n_tokens, n_rows, x, qni_panel_row(&job->panel, &job->work, row0),
+                             job->args->y + token0 * w->rows + row0, qni_work_slice(&job->work));
+}
+
+/* A handful of tokens: each row of W is read once and multiplied with all of them. */
+static void multiply_few(const linear_job *job, int64_t row0, int64_t n_rows) {
     const qni_linear_args *args = job->args;
     const qni_matrix *w = args->w;
+    const int64_t k = w->cols;
+    const float *x = job->x;
+    for (int64_t r = row0; r < row0 + n_rows; r++) {
+        for (int64_t t = 0; t < args->m; t++) {
+            args->y[t * w->rows + r] =
+                w->bf16 ? job->kernels->dot_bf16(x + t * k, w->bf16 + r * k, k)
+                        : job->kernels->dot_f32(x + t * k, qni_panel_row(&job->panel, &job->work, r), k);
+        }
+    }
+}
+
+/* Tile TASK of the panel that starts at row PANEL0. */
+static int run_tile(const linear_job *job, int64_t panel0, int64_t task, uint32_t *largest) {
+    const qni_linear_args *args = job->args;
+    const int64_t n_chunks = qni_ceil_div(args->m, TILE_TOKENS);
+    const int64_t token0 = task % n_chunks * TILE_TOKENS, row0 = panel0 + task / n_chunks * TILE_ROWS;
     const int64_t n_tokens = qni_min(TILE_TOKENS, args->m - token0);
-    const int64_t n_rows = qni_min(TILE_ROWS, w->rows - row0);
-    const void *operand = qni_rows_operand(job->kernels, w, row0, n_rows, args->bf16, scratch);
-    const char *x = (const char *)job->x + token0 * w->cols * (args->bf16 ? 2 : 4);
-    const int error = qni_tile_gemm_run(&job->gemm, n_tokens, n_rows, x, operand,
-                                        args->y + token0 * w->rows + row0, scratch + job->operand_bytes);
+    const int64_t n_rows = qni_min(TILE_ROWS, qni_min(panel0 + job->panel.max_rows, args->w->rows) - row0);
+    int error = 0;
+    if (job->few) {
+        multiply_few(job, row0, n_rows);
+    } else {
+        error = multiply_tile(job, token0, n_tokens, row0, n_rows);
+    }
     const uint32_t bits = finish_tile(job, token0, n_tokens, row0, n_rows);
     if (bits > *largest) *largest = bits;
     return error;
 }
 
-static qn_status run_tiles(linear_job *job, int n_threads, uint32_t *largest, qn_error *err) {
+/* All of it by one thread of a parallel region. */
+static int run_thread(linear_job *job, uint32_t *largest) {
     const qni_linear_args *args = job->args;
     const qni_matrix *w = args->w;
-    const qni_tile_shape shape = {.bf16 = args->bf16,
+    const bool direct = job->few && w->bf16; /* rows are read where they lie */
+    const int64_t n_chunks = qni_ceil_div(args->m, TILE_TOKENS);
+    int failed = 0;
+    qni_one_thread_each();
+    if (job->precision != QNI_F32)
+        qni_round_values(job->kernels, args->x, args->m * w->cols, job->precision,
+                         job->work.base + job->x_copy);
+    for (int64_t row0 = 0; row0 < w->rows; row0 += job->panel.max_rows) {
+        if (!direct) qni_panel_load(&job->panel, &job->work, row0);
+        const int64_t n_rows = qni_min(job->panel.max_rows, w->rows - row0);
+#pragma omp for schedule(dynamic)
+        for (int64_t t = 0; t < qni_ceil_div(n_rows, TILE_ROWS) * n_chunks; t++) {
+            const int error = run_tile(job, row0, t, largest);
+            if (error > failed) failed = error;
+        }
+    }
+    return failed;
+}
+
+static qn_status prepare(linear_job *job, qn_ops *ops, int n_threads, qn_error *err) {
+    const qni_linear_args *args = job->args;
+    const qni_matrix *w = args->w;
+    const qni_tile_shape shape = {.bf16 = job->precision == QNI_BF16,
                                   .trans_b = true,
                                   .m = args->m,
                                   .n = w->rows,
@@ -62,91 +113,34 @@ static qn_status run_tiles(linear_job *job, int n_threads, uint32_t *largest, qn
                                   .lda = w->cols,
                                   .ldb = w->cols,
                                   .ldc = w->rows};
-    const int64_t n_chunks = qni_ceil_div(args->m, TILE_TOKENS);
-    const int64_t n_tasks = n_chunks * qni_ceil_div(w->rows, TILE_ROWS);
-    qni_scratch scratch = {0};
-    uint32_t bits = 0;
-    int failed = 0;
-    QN_TRY(qni_tile_gemm_init(&job->gemm, job->kernels, &shape, err));
-    job->operand_bytes = qni_rows_scratch_bytes(w, qni_min(TILE_ROWS, w->rows), args->bf16);
-    QN_TRY(qni_scratch_make(&scratch, n_threads, job->operand_bytes + job->gemm.scratch_bytes, err));
-#pragma omp parallel num_threads(n_threads) reduction(max : failed, bits)
-    {
-        qni_one_thread_each();
-#pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < n_tasks; t++) {
-            const int error = run_tile(job, t % n_chunks * TILE_TOKENS, t / n_chunks * TILE_ROWS,
-                                       qni_scratch_slice(&scratch), &bits);
-            if (error > failed) failed = error;
-        }
-    }
-    qni_scratch_release(&scratch);
-    *largest = bits;
-    return failed ? qni_fail_dnnl(err, failed, "a linear layer") : QN_OK;
-}
-
-/* A handful of tokens: each row of W is read once and multiplied with all of them. */
-static uint32_t few_tokens_block(const linear_job *job, const float *x, int64_t row0, char *scratch) {
-    const qni_linear_args *args = job->args;
-    const qni_matrix *w = args->w;
-    const int64_t k = w->cols, n_rows = qni_min(TILE_ROWS, w->rows - row0);
-    const bool direct_bf16 = w->bf16 || args->bf16;
-    const uint16_t *narrow = NULL;
-    const float *wide = NULL;
-    if (direct_bf16) {
-        narrow = qni_rows_operand(job->kernels, w, row0, n_rows, true, scratch);
-    } else {
-        wide = qni_rows_operand(job->kernels, w, row0, n_rows, false, scratch);
-    }
-    for (int64_t r = 0; r < n_rows; r++) {
-        for (int64_t t = 0; t < args->m; t++) {
-            args->y[t * w->rows + row0 + r] = narrow ? job->kernels->dot_bf16(x + t * k, narrow + r * k, k)
-                                                     : job->kernels->dot_f32(x + t * k, wide + r * k, k);
-        }
-    }
-    return finish_tile(job, 0, args->m, row0, n_rows);
-}
-
-static qn_status run_few_tokens(linear_job *job, int n_threads, uint32_t *largest, qn_error *err) {
-    const qni_linear_args *args = job->args;
-    const qni_matrix *w = args->w;
-    const int64_t n_blocks = qni_ceil_div(w->rows, TILE_ROWS);
-    const size_t operand_bytes =
-        qni_rows_scratch_bytes(w, qni_min(TILE_ROWS, w->rows), w->bf16 || args->bf16);
-    const size_t x_bytes = qni_slice_bytes(args->m * w->cols, sizeof(float));
-    qni_scratch scratch = {0};
-    const float *x = args->x;
-    uint32_t bits = 0;
-    QN_TRY(qni_scratch_make(&scratch, n_threads, operand_bytes + x_bytes, err));
-    if (args->bf16) { /* the activations as bf16 would hold them, in the first slice's tail; read by all */
-        float *rounded = (float *)(void *)(scratch.block + operand_bytes);
-        job->kernels->widen_bf16(job->x, args->m * w->cols, rounded);
-        x = rounded;
-    }
-#pragma omp parallel for schedule(dynamic) num_threads(n_threads) reduction(max : bits)
-    for (int64_t b = 0; b < n_blocks; b++) {
-        const uint32_t block_bits = few_tokens_block(job, x, b * TILE_ROWS, qni_scratch_slice(&scratch));
-        if (block_bits > bits) bits = block_bits;
-    }
-    qni_scratch_release(&scratch);
-    *largest = bits;
+    if (!job->few) QN_TRY(qni_tile_gemm_init(&job->gemm, job->kernels, &shape, err));
+    if (job->precision != QNI_F32)
+        job->x_copy = qni_work_reserve(&job->work, args->m * w->cols, qni_precision_bytes(job->precision));
+    qni_panel_plan(&job->panel, job->kernels, w, job->precision, TILE_ROWS, &job->work);
+    const size_t load_bytes = qni_panel_slice_bytes(&job->panel);
+    qni_work_reserve_slices(&job->work, n_threads,
+                            load_bytes > job->gemm.scratch_bytes ? load_bytes : job->gemm.scratch_bytes);
+    QN_TRY(qni_work_take(ops, &job->work, err));
+    job->x = job->precision == QNI_F32 ? (const void *)args->x : job->work.base + job->x_copy;
     return QN_OK;
 }
 
-qn_status qni_cpu_linear(const qn_ops *ops, const qni_linear_args *args, int n_threads, float *largest,
+qn_status qni_cpu_linear(qn_ops *ops, const qni_linear_args *args, int n_threads, float *largest,
                          qn_error *err) {
-    linear_job job = {.kernels = ops->kernels, .args = args, .x = args->x};
-    uint16_t *narrow_x = NULL;
+    linear_job job = {.kernels = ops->kernels, .args = args, .few = args->m <= FEW_TOKENS};
     uint32_t bits = 0;
-    qn_status status = QN_OK;
-    if (args->bf16) {
-        QN_TRY(qni_narrow_copy(ops->kernels, args->x, args->m * args->w->cols, n_threads, &narrow_x, err));
-        job.x = narrow_x;
+    int failed = 0;
+    job.precision = job.few && args->bf16 ? QNI_ROUNDED : qni_precision_of(ops->kernels, args->bf16);
+    qn_status status = prepare(&job, ops, n_threads, err);
+    if (status != QN_OK) goto done;
+#pragma omp parallel num_threads(n_threads) reduction(max : failed, bits)
+    failed = run_thread(&job, &bits);
+    if (failed) {
+        status = qni_fail_dnnl(err, failed, "a linear layer");
+    } else {
+        *largest = qni_float_of_bits(bits);
     }
-    status = args->m <= FEW_TOKENS ? run_few_tokens(&job, n_threads, &bits, err)
-                                   : run_tiles(&job, n_threads, &bits, err);
-    if (status == QN_OK) *largest = qni_float_of_bits(bits);
+done:
     qni_tile_gemm_release(&job.gemm);
-    free(narrow_x);
     return status;
 }

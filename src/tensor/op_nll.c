@@ -1,18 +1,17 @@
 /* Negative log-likelihoods straight from hidden states: the vocabulary is walked in ranges, each task keeping
  * a running maximum and a double sum for its tokens; the ranges are put together in order. Logits live in one
  * tile a thread. */
-#include "tensor/ops_cpu.h"
-
-#include "base/alloc.h"
+#include "tensor/operand.h"
 #include "tensor/tile_gemm.h"
 
 #include <math.h>
-#include <stdlib.h>
+
+#include "base/banned.h"
 
 enum {
     TILE_TOKENS = 512,
     TILE_ROWS = 256,    /* logits of a tile: 512 KiB */
-    RANGE_ROWS = 2048,  /* vocabulary of one task; what its tokens leave behind is one partial each */
+    RANGE_ROWS = 1024,  /* vocabulary of one task, which leaves one partial a token */
     ROUND_TOKENS = 8192 /* bounds the partials: V / RANGE_ROWS * ROUND_TOKENS */
 };
 
@@ -25,11 +24,15 @@ typedef struct partial {
 typedef struct nll_job {
     const qni_kernels *kernels;
     const qni_nll_args *args;
-    const void *x; /* f32, or bf16 */
+    qni_precision precision;
+    size_t x_copy; /* offset in the work space: [ROUND_TOKENS, K] where x is rounded */
+    qni_panel panel;
     qni_tile_gemm gemm;
-    size_t operand_bytes, logit_bytes;
-    partial *partials;    /* owned [ranges, ROUND_TOKENS] */
-    float *target_logits; /* owned [ROUND_TOKENS] */
+    qni_work work;
+    size_t logit_bytes;
+    size_t partials_at, target_logits_at; /* offsets */
+    partial *partials;                    /* [ranges, ROUND_TOKENS] */
+    float *target_logits;                 /* [ROUND_TOKENS] */
 } nll_job;
 
 static void add_logits(const nll_job *job, partial *p, const float *logits, int64_t n) {
@@ -41,22 +44,25 @@ static void add_logits(const nll_job *job, partial *p, const float *logits, int6
     p->sum += job->kernels->exp_sum(logits, n, p->shift);
 }
 
-/* Tokens [round0 + token0, + n_tokens) against the vocabulary range [row0, row_end). */
+/* Tokens [token0, + n_tokens) of the round that starts at ROUND0 against one range of the vocabulary. */
 static int run_task(const nll_job *job, int64_t round0, int64_t token0, int64_t n_tokens, int64_t range,
-                    char *scratch, uint32_t *largest) {
+                    uint32_t *largest) {
     const qni_nll_args *args = job->args;
     const qni_matrix *w = args->w;
     const int64_t row_end = qni_min((range + 1) * RANGE_ROWS, w->rows);
     const int32_t *targets = args->targets + round0;
     partial *partials = job->partials + range * ROUND_TOKENS;
-    float *logits = (float *)(void *)(scratch + job->operand_bytes);
-    const char *x = (const char *)job->x + (round0 + token0) * w->cols * (args->bf16 ? 2 : 4);
+    char *slice = qni_work_slice(&job->work);
+    float *logits = (float *)(void *)slice;
+    const char *x =
+        job->precision == QNI_F32 ? (const char *)(args->x + round0 * w->cols) : job->work.base + job->x_copy;
+    x += (size_t)(token0 * w->cols) * qni_precision_bytes(job->precision);
     for (int64_t t = token0; t < token0 + n_tokens; t++) partials[t] = (partial){.shift = -INFINITY};
     for (int64_t row0 = range * RANGE_ROWS; row0 < row_end; row0 += TILE_ROWS) {
         const int64_t n_rows = qni_min(TILE_ROWS, row_end - row0);
-        const void *operand = qni_rows_operand(job->kernels, w, row0, n_rows, args->bf16, scratch);
-        const int error = qni_tile_gemm_run(&job->gemm, n_tokens, n_rows, x, operand, logits,
-                                            scratch + job->operand_bytes + job->logit_bytes);
+        const int error =
+            qni_tile_gemm_run(&job->gemm, n_tokens, n_rows, x, qni_panel_row(&job->panel, &job->work, row0),
+                              logits, slice + job->logit_bytes);
         if (error) return error;
         for (int64_t t = token0; t < token0 + n_tokens; t++) {
             const float *row = logits + (t - token0) * TILE_ROWS;
@@ -73,10 +79,8 @@ static int run_task(const nll_job *job, int64_t round0, int64_t token0, int64_t 
 /* Puts the ranges of one token together. */
 static double combine(const nll_job *job, int64_t token, int64_t n_ranges) {
     double shift = -INFINITY, sum = 0.0;
-    for (int64_t r = 0; r < n_ranges; r++) {
-        const double s = (double)job->partials[r * ROUND_TOKENS + token].shift;
-        if (s > shift) shift = s;
-    }
+    for (int64_t r = 0; r < n_ranges; r++)
+        shift = fmax(shift, (double)job->partials[r * ROUND_TOKENS + token].shift);
     for (int64_t r = 0; r < n_ranges; r++) {
         const partial *p = &job->partials[r * ROUND_TOKENS + token];
         sum += p->sum * exp((double)p->shift - shift);
@@ -84,35 +88,38 @@ static double combine(const nll_job *job, int64_t token, int64_t n_ranges) {
     return shift + log(sum) - (double)job->target_logits[token];
 }
 
-static int run_round(nll_job *job, int64_t round0, const qni_scratch *scratch, int n_threads,
-                     uint32_t *largest) {
+/* Tokens [round0, + ROUND_TOKENS), by one thread of a parallel region. */
+static int run_round(nll_job *job, int64_t round0, uint32_t *largest) {
     const qni_nll_args *args = job->args;
+    const qni_matrix *w = args->w;
     const int64_t n_tokens = qni_min(ROUND_TOKENS, args->m - round0);
-    const int64_t n_chunks = qni_ceil_div(n_tokens, TILE_TOKENS),
-                  n_ranges = qni_ceil_div(args->w->rows, RANGE_ROWS);
-    uint32_t bits = *largest;
+    const int64_t n_chunks = qni_ceil_div(n_tokens, TILE_TOKENS);
     int failed = 0;
-#pragma omp parallel num_threads(n_threads) reduction(max : failed, bits)
-    {
-        qni_one_thread_each();
+    if (job->precision != QNI_F32)
+        qni_round_values(job->kernels, args->x + round0 * w->cols, n_tokens * w->cols, job->precision,
+                         job->work.base + job->x_copy);
+    for (int64_t row0 = 0; row0 < w->rows; row0 += job->panel.max_rows) {
+        const int64_t n_rows = qni_min(job->panel.max_rows, w->rows - row0);
+        qni_panel_load(&job->panel, &job->work, row0);
 #pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < n_chunks * n_ranges; t++) {
+        for (int64_t t = 0; t < n_chunks * qni_ceil_div(n_rows, RANGE_ROWS); t++) {
             const int64_t token0 = t % n_chunks * TILE_TOKENS;
             const int error = run_task(job, round0, token0, qni_min(TILE_TOKENS, n_tokens - token0),
-                                       t / n_chunks, qni_scratch_slice(scratch), &bits);
+                                       row0 / RANGE_ROWS + t / n_chunks, largest);
             if (error > failed) failed = error;
         }
-#pragma omp for schedule(static)
-        for (int64_t t = 0; t < n_tokens; t++) args->nll[round0 + t] = combine(job, t, n_ranges);
     }
-    *largest = bits;
+#pragma omp for schedule(static)
+    for (int64_t t = 0; t < n_tokens; t++)
+        args->nll[round0 + t] = combine(job, t, qni_ceil_div(w->rows, RANGE_ROWS));
     return failed;
 }
 
-static qn_status prepare(nll_job *job, qni_scratch *scratch, int n_threads, qn_error *err) {
+static qn_status prepare(nll_job *job, qn_ops *ops, int n_threads, qn_error *err) {
     const qni_nll_args *args = job->args;
     const qni_matrix *w = args->w;
-    const qni_tile_shape shape = {.bf16 = args->bf16,
+    const int64_t round_tokens = qni_min(ROUND_TOKENS, args->m);
+    const qni_tile_shape shape = {.bf16 = job->precision == QNI_BF16,
                                   .trans_b = true,
                                   .m = args->m,
                                   .n = w->rows,
@@ -122,40 +129,45 @@ static qn_status prepare(nll_job *job, qni_scratch *scratch, int n_threads, qn_e
                                   .lda = w->cols,
                                   .ldb = w->cols,
                                   .ldc = TILE_ROWS};
-    QN_TRY(QNI_ALLOC(job->partials, qni_ceil_div(w->rows, RANGE_ROWS) * ROUND_TOKENS, "loss partials", err));
-    QN_TRY(QNI_ALLOC(job->target_logits, ROUND_TOKENS, "target logits", err));
     QN_TRY(qni_tile_gemm_init(&job->gemm, job->kernels, &shape, err));
-    job->operand_bytes = qni_rows_scratch_bytes(w, TILE_ROWS, args->bf16);
-    job->logit_bytes = qni_slice_bytes(TILE_TOKENS * TILE_ROWS, sizeof(float));
-    return qni_scratch_make(scratch, n_threads,
-                            job->operand_bytes + job->logit_bytes + job->gemm.scratch_bytes, err);
+    if (job->precision != QNI_F32)
+        job->x_copy =
+            qni_work_reserve(&job->work, round_tokens * w->cols, qni_precision_bytes(job->precision));
+    job->partials_at =
+        qni_work_reserve(&job->work, qni_ceil_div(w->rows, RANGE_ROWS) * ROUND_TOKENS, sizeof(partial));
+    job->target_logits_at = qni_work_reserve(&job->work, ROUND_TOKENS, sizeof(float));
+    qni_panel_plan(&job->panel, job->kernels, w, job->precision, RANGE_ROWS, &job->work);
+    job->logit_bytes = qni_aligned_bytes(TILE_TOKENS * TILE_ROWS, sizeof(float));
+    const size_t run_bytes = job->logit_bytes + job->gemm.scratch_bytes,
+                 load_bytes = qni_panel_slice_bytes(&job->panel);
+    qni_work_reserve_slices(&job->work, n_threads, load_bytes > run_bytes ? load_bytes : run_bytes);
+    QN_TRY(qni_work_take(ops, &job->work, err));
+    job->partials = (partial *)(void *)(job->work.base + job->partials_at);
+    job->target_logits = (float *)(void *)(job->work.base + job->target_logits_at);
+    return QN_OK;
 }
 
-qn_status qni_cpu_nll(const qn_ops *ops, const qni_nll_args *args, int n_threads, float *largest,
-                      qn_error *err) {
-    nll_job job = {.kernels = ops->kernels, .args = args, .x = args->x};
-    qni_scratch scratch = {0};
-    uint16_t *narrow_x = NULL;
+qn_status qni_cpu_nll(qn_ops *ops, const qni_nll_args *args, int n_threads, float *largest, qn_error *err) {
+    nll_job job = {
+        .kernels = ops->kernels, .args = args, .precision = qni_precision_of(ops->kernels, args->bf16)};
     uint32_t bits = 0;
-    qn_status status = QN_OK;
-    if (args->bf16) {
-        QN_TRY(qni_narrow_copy(ops->kernels, args->x, args->m * args->w->cols, n_threads, &narrow_x, err));
-        job.x = narrow_x;
-    }
-    if ((status = prepare(&job, &scratch, n_threads, err)) != QN_OK) goto done;
-    for (int64_t round0 = 0; round0 < args->m; round0 += ROUND_TOKENS) {
-        const int failed = run_round(&job, round0, &scratch, n_threads, &bits);
-        if (failed) {
-            status = qni_fail_dnnl(err, failed, "the head");
-            goto done;
+    int failed = 0;
+    qn_status status = prepare(&job, ops, n_threads, err);
+    if (status != QN_OK) goto done;
+#pragma omp parallel num_threads(n_threads) reduction(max : failed, bits)
+    {
+        qni_one_thread_each();
+        for (int64_t round0 = 0; round0 < args->m; round0 += ROUND_TOKENS) {
+            const int error = run_round(&job, round0, &bits);
+            if (error > failed) failed = error;
         }
     }
-    *largest = qni_float_of_bits(bits);
+    if (failed) {
+        status = qni_fail_dnnl(err, failed, "the head");
+    } else {
+        *largest = qni_float_of_bits(bits);
+    }
 done:
-    qni_scratch_release(&scratch);
     qni_tile_gemm_release(&job.gemm);
-    free(job.partials);
-    free(job.target_logits);
-    free(narrow_x);
     return status;
 }

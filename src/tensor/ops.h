@@ -3,7 +3,7 @@
  * n_threads.
  *
  * Letters: M tokens, N outputs, K inputs of a linear layer; H heads of D values. Row-major f32 unless said.
- */
+ * `bf16` in the arguments of a product: both operands are rounded to bf16, sums are f32. */
 #ifndef QUERN_SRC_TENSOR_OPS_H
 #define QUERN_SRC_TENSOR_OPS_H
 
@@ -12,7 +12,7 @@
 #include <stddef.h>
 
 /* A matrix [rows, cols] as a source of rows: dense in memory (f32 or bf16), or whatever DECODE makes f32 rows
- * of. Exactly one of the three is set. Borrowed. */
+ * of. Exactly one of the three is set. Borrowed. decode is called by several threads at once. */
 typedef struct qni_matrix {
     int64_t rows, cols;
     const float *f32;
@@ -21,19 +21,19 @@ typedef struct qni_matrix {
     const void *source;
 } qni_matrix;
 
-/* C [m, n] = op(A) op(B) (+ C). A and B both f32 or both bf16. */
+/* C [m, n] = op(A) [m, k] op(B) [k, n] (+ C when accumulate); leading dimensions as stored. */
 typedef struct qni_gemm_args {
     bool bf16, trans_a, trans_b, accumulate;
     int64_t m, n, k;
-    const void *a;
+    const float *a;
     int64_t lda;
-    const void *b;
+    const float *b;
     int64_t ldb;
     float *c;
     int64_t ldc;
 } qni_gemm_args;
 
-/* y [M, N] = x [M, K] W^T + bias. With bf16, x and W are rounded to bf16 and sums are f32. */
+/* y [M, N] = x [M, K] W^T + bias. */
 typedef struct qni_linear_args {
     bool bf16;
     const float *x;
@@ -46,7 +46,7 @@ typedef struct qni_linear_args {
 /* cos and sin of every position's angles, times the attention scaling: row p holds half values each. */
 typedef struct qni_rope_table {
     int64_t n_positions, half;
-    float *cosine, *sine; /* [n_positions, half]; owned by one block behind cosine */
+    float *cosine, *sine; /* [n_positions, half]; owned, one block behind cosine */
 } qni_rope_table;
 
 /* Queries [first_query, + n_queries) attend to keys [first_key, + n_keys); the last query sees the last key.
@@ -77,37 +77,39 @@ typedef struct qni_nll_args {
     double *nll;
 } qni_nll_args;
 
-/* `largest` receives the largest |value| written; NaN or infinity when one of them is. */
-typedef struct qn_ops {
-    const qni_kernels *kernels;
-    qn_status (*gemm)(const struct qn_ops *ops, const qni_gemm_args *args, int n_threads, qn_error *err);
-    qn_status (*linear)(const struct qn_ops *ops, const qni_linear_args *args, int n_threads, float *largest,
+/* One instance serves one caller at a time and keeps its work space between calls. `largest` receives the
+ * largest |value| written; NaN or infinity when one of them is. */
+typedef struct qn_ops qn_ops;
+struct qn_ops {
+    qn_status (*gemm)(qn_ops *ops, const qni_gemm_args *args, int n_threads, qn_error *err);
+    qn_status (*linear)(qn_ops *ops, const qni_linear_args *args, int n_threads, float *largest,
                         qn_error *err);
     /* y [rows, n] = w * x / rms(x), each row by itself; y may be x. */
-    void (*rms_norm)(const struct qn_ops *ops, const float *x, const float *w, double eps, int64_t rows,
-                     int64_t n, float *y, int n_threads);
+    void (*rms_norm)(qn_ops *ops, const float *x, const float *w, double eps, int64_t rows, int64_t n,
+                     float *y, int n_threads);
     /* Rotates x [rows, heads * D] in place; row r stands at positions[r]. */
-    void (*rope)(const struct qn_ops *ops, float *x, const qni_rope_table *table, const int64_t *positions,
-                 int64_t rows, int64_t heads, int64_t head_dim, int n_threads);
+    void (*rope)(qn_ops *ops, float *x, const qni_rope_table *table, const int64_t *positions, int64_t rows,
+                 int64_t heads, int64_t head_dim, int n_threads);
     /* gate = silu(gate) * up, n values. */
-    void (*swiglu)(const struct qn_ops *ops, float *gate, const float *up, int64_t n, int n_threads,
-                   float *largest);
+    void (*swiglu)(qn_ops *ops, float *gate, const float *up, int64_t n, int n_threads, float *largest);
     /* x += y, n values. */
-    void (*add)(const struct qn_ops *ops, float *x, const float *y, int64_t n, int n_threads, float *largest);
-    qn_status (*attention)(const struct qn_ops *ops, const qni_attention_args *args, int n_threads,
-                           qn_error *err);
-    qn_status (*nll)(const struct qn_ops *ops, const qni_nll_args *args, int n_threads, float *largest,
-                     qn_error *err);
-} qn_ops;
+    void (*add)(qn_ops *ops, float *x, const float *y, int64_t n, int n_threads, float *largest);
+    qn_status (*attention)(qn_ops *ops, const qni_attention_args *args, int n_threads, qn_error *err);
+    qn_status (*nll)(qn_ops *ops, const qni_nll_args *args, int n_threads, float *largest, qn_error *err);
 
-/* The CPU table for the selected instruction set. */
-QN_NODISCARD qn_status qni_ops_get(qn_ops *out, qn_error *err);
+    const qni_kernels *kernels; /* serial pieces for odd jobs */
+    void *work;                 /* owned */
+    size_t work_bytes;
+};
 
-/* As qni_ops_get for given kernels: how tests reach a table that is not the selected one. */
-qn_ops qni_ops_cpu(const qni_kernels *kernels);
+/* The CPU table on the kernels of the selected instruction set, or on KERNELS (how tests reach the others).
+ */
+QN_NODISCARD qn_status qni_ops_open(qn_ops **out, qn_error *err);
+QN_NODISCARD qn_status qni_ops_open_cpu(const qni_kernels *kernels, qn_ops **out, qn_error *err);
+void qni_ops_close(qn_ops *ops);
 
 /* inv_freq [half] -> angles p * inv_freq as f32 products, their cos and sin in double, times SCALING,
- * rounded. Positions [0, n_positions). */
+ * rounded, for positions [0, n_positions). */
 QN_NODISCARD qn_status qni_rope_table_make(const float *inv_freq, int64_t half, double scaling,
                                            int64_t n_positions, int n_threads, qni_rope_table *out,
                                            qn_error *err);

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/banned.h"
+
 enum { CHUNK_VALUES = 1 << 15 }; /* of an element-wise task: 128 KiB, a share of a level-2 cache */
 
 int64_t qni_ceil_div(int64_t a, int64_t b) {
@@ -17,30 +19,35 @@ int64_t qni_min(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-size_t qni_slice_bytes(int64_t n, size_t size) {
+size_t qni_aligned_bytes(int64_t n, size_t size) {
     return ((size_t)n * size + 63) / 64 * 64;
 }
 
-qn_status qni_scratch_make(qni_scratch *out, int n_threads, size_t slice_bytes, qn_error *err) {
-    const size_t aligned = qni_slice_bytes((int64_t)slice_bytes, 1);
-    char *block = qni_alloc_aligned(n_threads, aligned);
-    if (!block) return qni_fail_nomem(err, "work space of the threads");
-    *out = (qni_scratch){.block = block, .slice_bytes = aligned};
+size_t qni_work_reserve(qni_work *work, int64_t n, size_t size) {
+    const size_t offset = work->bytes;
+    work->bytes += qni_aligned_bytes(n, size);
+    return offset;
+}
+
+void qni_work_reserve_slices(qni_work *work, int n_threads, size_t slice_bytes) {
+    work->slice_bytes = qni_aligned_bytes((int64_t)slice_bytes, 1);
+    work->slices = qni_work_reserve(work, n_threads, work->slice_bytes);
+}
+
+qn_status qni_work_take(qn_ops *ops, qni_work *work, qn_error *err) {
+    if (work->bytes > ops->work_bytes) {
+        void *larger = qni_alloc_aligned((int64_t)work->bytes, 1);
+        if (!larger) return qni_fail_nomem(err, "work space");
+        free(ops->work);
+        ops->work = larger;
+        ops->work_bytes = work->bytes;
+    }
+    work->base = ops->work;
     return QN_OK;
 }
 
-void qni_scratch_release(qni_scratch *scratch) {
-    free(scratch->block);
-    *scratch = (qni_scratch){0};
-}
-
-void *qni_scratch_slice(const qni_scratch *scratch) {
-    return scratch->block + (size_t)omp_get_thread_num() * scratch->slice_bytes;
-}
-
-void qni_raise_bits(uint32_t *largest, uint32_t bits) {
-#pragma omp critical(qni_raise_bits)
-    if (bits > *largest) *largest = bits;
+void *qni_work_slice(const qni_work *work) {
+    return work->base + work->slices + (size_t)omp_get_thread_num() * work->slice_bytes;
 }
 
 float qni_float_of_bits(uint32_t bits) {
@@ -49,14 +56,14 @@ float qni_float_of_bits(uint32_t bits) {
     return value;
 }
 
-static void rms_norm(const qn_ops *ops, const float *x, const float *w, double eps, int64_t rows, int64_t n,
+static void rms_norm(qn_ops *ops, const float *x, const float *w, double eps, int64_t rows, int64_t n,
                      float *y, int n_threads) {
 #pragma omp parallel for schedule(static) num_threads(n_threads)
     for (int64_t r = 0; r < rows; r++) ops->kernels->rms_norm(x + r * n, w, eps, n, y + r * n);
 }
 
-static void rope(const qn_ops *ops, float *x, const qni_rope_table *table, const int64_t *positions,
-                 int64_t rows, int64_t heads, int64_t head_dim, int n_threads) {
+static void rope(qn_ops *ops, float *x, const qni_rope_table *table, const int64_t *positions, int64_t rows,
+                 int64_t heads, int64_t head_dim, int n_threads) {
 #pragma omp parallel for schedule(static) num_threads(n_threads)
     for (int64_t r = 0; r < rows; r++) {
         const float *cosine = table->cosine + positions[r] * table->half;
@@ -80,18 +87,18 @@ static void each_chunk(uint32_t (*kernel)(float *, const float *, int64_t), floa
     *largest = qni_float_of_bits(bits);
 }
 
-static void swiglu(const qn_ops *ops, float *gate, const float *up, int64_t n, int n_threads,
-                   float *largest) {
+static void swiglu(qn_ops *ops, float *gate, const float *up, int64_t n, int n_threads, float *largest) {
     each_chunk(ops->kernels->swiglu, gate, up, n, n_threads, largest);
 }
 
-static void add(const qn_ops *ops, float *x, const float *y, int64_t n, int n_threads, float *largest) {
+static void add(qn_ops *ops, float *x, const float *y, int64_t n, int n_threads, float *largest) {
     each_chunk(ops->kernels->add, x, y, n, n_threads, largest);
 }
 
-qn_ops qni_ops_cpu(const qni_kernels *kernels) {
-    return (qn_ops){
-        .kernels = kernels,
+qn_status qni_ops_open_cpu(const qni_kernels *kernels, qn_ops **out, qn_error *err) {
+    qn_ops *ops = qni_alloc_array(1, sizeof *ops);
+    if (!ops) return qni_fail_nomem(err, "operation table");
+    *ops = (qn_ops){
         .gemm = qni_cpu_gemm,
         .linear = qni_cpu_linear,
         .rms_norm = rms_norm,
@@ -100,12 +107,20 @@ qn_ops qni_ops_cpu(const qni_kernels *kernels) {
         .add = add,
         .attention = qni_cpu_attention,
         .nll = qni_cpu_nll,
+        .kernels = kernels,
     };
+    *out = ops;
+    return QN_OK;
 }
 
-qn_status qni_ops_get(qn_ops *out, qn_error *err) {
+qn_status qni_ops_open(qn_ops **out, qn_error *err) {
     const qni_kernels *kernels = NULL;
     QN_TRY(qni_kernels_get(&kernels, err));
-    *out = qni_ops_cpu(kernels);
-    return QN_OK;
+    return qni_ops_open_cpu(kernels, out, err);
+}
+
+void qni_ops_close(qn_ops *ops) {
+    if (!ops) return;
+    free(ops->work);
+    free(ops);
 }

@@ -5,6 +5,8 @@
 #include <math.h>
 #include <stdlib.h>
 
+#include "base/banned.h"
+
 qn_status qni_rope_table_make(const float *inv_freq, int64_t half, double scaling, int64_t n_positions,
                               int n_threads, qni_rope_table *out, qn_error *err) {
     int64_t n;

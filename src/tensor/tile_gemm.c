@@ -3,6 +3,8 @@
 #include <omp.h>
 #include <string.h>
 
+#include "base/banned.h"
+
 void qni_one_thread_each(void) {
     omp_set_num_threads(
         1); /* of this implicit task only: the caller's own setting returns with the region's end */
@@ -91,10 +93,7 @@ static dnnl_status_t make_primitives(qni_tile_gemm *g) {
 qn_status qni_tile_gemm_init(qni_tile_gemm *out, const qni_kernels *kernels, const qni_tile_shape *shape,
                              qn_error *err) {
     qni_tile_gemm g = {.kernels = kernels, .shape = *shape};
-    if (shape->bf16 && !kernels->bf16_gemm) {
-        const int64_t m = minimum(shape->m, shape->tile_m), n = minimum(shape->n, shape->tile_n);
-        g.scratch_bytes = (size_t)((m + n) * shape->k) * sizeof(float);
-    } else if (shape->bf16) {
+    if (shape->bf16) {
         /* A primitive remembers how many threads it was made for. */
         const int n_threads = omp_get_max_threads();
         omp_set_num_threads(1);
@@ -149,26 +148,6 @@ static int run_bf16(const qni_tile_gemm *g, int i, int j, const void *a, const v
     return (int)status;
 }
 
-/* rows x cols bf16 values with leading dimension ld, as dense f32. */
-static void widen_matrix(const qni_kernels *kernels, const uint16_t *x, int64_t rows, int64_t cols,
-                         int64_t ld, float *y) {
-    for (int64_t r = 0; r < rows; r++) kernels->widen_bf16(x + r * ld, cols, y + r * cols);
-}
-
-/* Where bf16 products are not native: widen both tiles, multiply in f32. The same products, summed in f32 as
- * well. */
-static int run_widened(const qni_tile_gemm *g, int64_t m, int64_t n, const uint16_t *a, const uint16_t *b,
-                       float *c, float *scratch) {
-    const qni_tile_shape *s = &g->shape;
-    const int64_t a_rows = s->trans_a ? s->k : m, a_cols = s->trans_a ? m : s->k;
-    const int64_t b_rows = s->trans_b ? n : s->k, b_cols = s->trans_b ? s->k : n;
-    float *wide_a = scratch, *wide_b = scratch + m * s->k;
-    widen_matrix(g->kernels, a, a_rows, a_cols, s->lda, wide_a);
-    widen_matrix(g->kernels, b, b_rows, b_cols, s->ldb, wide_b);
-    return g->kernels->gemm_f32(s->trans_a, s->trans_b, m, n, s->k, wide_a, a_cols, wide_b, b_cols,
-                                s->accumulate, c, s->ldc);
-}
-
 int qni_tile_gemm_run(const qni_tile_gemm *gemm, int64_t m, int64_t n, const void *a, const void *b, float *c,
                       void *scratch) {
     const qni_tile_shape *s = &gemm->shape;
@@ -176,7 +155,6 @@ int qni_tile_gemm_run(const qni_tile_gemm *gemm, int64_t m, int64_t n, const voi
         return gemm->kernels->gemm_f32(s->trans_a, s->trans_b, m, n, s->k, a, s->lda, b, s->ldb,
                                        s->accumulate, c, s->ldc);
     }
-    if (!gemm->kernels->bf16_gemm) return run_widened(gemm, m, n, a, b, c, scratch);
     const int i = m != minimum(s->m, s->tile_m), j = n != minimum(s->n, s->tile_n);
     return run_bf16(gemm, i, j, a, b, c, scratch);
 }

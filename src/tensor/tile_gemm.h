@@ -12,7 +12,7 @@
 #include <oneapi/dnnl/dnnl.h>
 #include <stddef.h>
 
-/* C [m, n] = op(A) op(B) (+ C); A and B are f32, or bf16 with f32 sums. */
+/* C [m, n] = op(A) op(B) (+ C); A and B are f32, or (where kernels->bf16_gemm) bf16 with f32 sums. */
 typedef struct qni_tile_shape {
     bool bf16, trans_a, trans_b, accumulate;
     int64_t m, n, k;        /* of the whole product */
@@ -23,7 +23,7 @@ typedef struct qni_tile_shape {
 typedef struct qni_tile_gemm {
     const qni_kernels *kernels;
     qni_tile_shape shape;
-    /* bf16 through oneDNN: one primitive for each of (full, edge) rows x (full, edge) columns. */
+    /* bf16: one primitive for each of (full, edge) rows x (full, edge) columns. */
     dnnl_engine_t engine;
     dnnl_primitive_t primitives[2][2];
     dnnl_memory_desc_t a[2], b[2], c[2][2], scratch[2][2];
