@@ -30,6 +30,13 @@ if is_current $venv requirements-test.txt && is_current $overlay requirements-te
     exit 0
 fi
 
+# What was not made to its end goes, whatever ends this script: tests must not meet half a stack.
+remove_unfinished() {
+    is_current $venv requirements-test.txt || rm -rf $venv
+    is_current $overlay requirements-test-4.txt || rm -rf $overlay
+}
+trap remove_unfinished EXIT
+
 command -v python3 >/dev/null || give_up "there is no python3"
 if ! is_current $venv requirements-test.txt; then
     echo "setup-reference: installing requirements-test.txt into $venv (some GB, some minutes)"
