@@ -105,6 +105,7 @@ static qn_status run_steps(qni_verification *v, qn_error *err) {
 
 qn_status qn_verify(const char *path, const qn_verify_options *options, const qn_context *ctx,
                     qn_verify_report *out, qn_error *err) {
+    *out = (qn_verify_report){0};
     if (!options->profile) return qn_fail(err, QN_E_ARGUMENT, "verification needs a profile");
     qn_verify_report report = {0};
     qni_verification v = {.path = path,

@@ -1,5 +1,5 @@
-/* The rules of a track as data: budgets, rescue limits, reference count. Built in for today's two tracks; a JSON file
- * replaces them when the rules change. Source: the public scorer's arithmetic. */
+/* The rules of a track as data: budgets, rescue limits, reference count. Built in for today's two tracks; a
+ * JSON file replaces them when the rules change. Source: the public scorer's arithmetic. */
 #ifndef QUERN_ARTIFACT_PROFILE_H
 #define QUERN_ARTIFACT_PROFILE_H
 
@@ -16,20 +16,22 @@ QN_API const char *qn_track_name(qn_track track);
 QN_NODISCARD QN_API qn_status qn_track_parse(const char *text, qn_track *out, qn_error *err);
 
 typedef struct qn_profile {
-    char     name[64];
+    char name[64];
     qn_track track;
-    int64_t  reference_parameters; /* 27e9 */
-    double   native_bits;          /* 1 or 2 */
-    double   rescue_fraction;      /* 0.10 */
-    double   rescue_bits;          /* 4.125 */
-    double   budget_bits;          /* per parameter; 0 in a file: (1-f)*native + f*rescue */
-    int64_t  max_parameter_factor; /* 16 */
+    int64_t reference_parameters; /* 27e9 */
+    double native_bits;           /* 1 or 2 */
+    double rescue_fraction;       /* 0.10 */
+    double rescue_bits;           /* 4.125 */
+    double budget_bits;           /* per parameter; 0 in a file: (1-f)*native + f*rescue */
+    int64_t max_parameter_factor; /* 16 */
 } qn_profile;
 
 QN_API qn_profile qn_profile_builtin(qn_track track);
 
-/* A JSON object with any of the fields above (unknown keys refused); what it leaves out comes from the built-in track. */
-QN_NODISCARD QN_API qn_status qn_profile_load(const char *path, qn_track track, qn_profile *out, qn_error *err);
+/* A JSON object with any of the fields above (unknown keys refused); what it leaves out comes from the
+ * built-in track. */
+QN_NODISCARD QN_API qn_status qn_profile_load(const char *path, qn_track track, qn_profile *out,
+                                              qn_error *err);
 
 /* Largest file, in bytes, that passes `8 * bytes <= ceil(parameters * budget_bits)`. */
 QN_API int64_t qn_profile_budget_bytes(const qn_profile *profile, int64_t parameters);
