@@ -40,7 +40,7 @@ static const json_t *either(const json_t *object, const char *key, const char *o
 static const char *label_of(const json_t *entry, size_t index, char buffer[24]) {
     const char *name = json_string_value(json_object_get(entry, "name"));
     if (name) return name;
-    snprintf(buffer, 24, "%zu", index);
+    (void)snprintf(buffer, 24, "%zu", index);
     return buffer;
 }
 

@@ -167,9 +167,10 @@ static qn_status write_vector(write_job *job, int64_t entry, qn_writer *writer, 
 
 static qn_status write_zeros(qn_writer *writer, int64_t n, qn_error *err) {
     static const uint8_t zeros[4096];
-    for (int64_t left = n; left > 0; left -= (int64_t)sizeof zeros) {
-        QN_TRY(
-            qn_writer_write(writer, zeros, left < (int64_t)sizeof zeros ? (size_t)left : sizeof zeros, err));
+    while (n > 0) {
+        const size_t step = n < (int64_t)sizeof zeros ? (size_t)n : sizeof zeros;
+        QN_TRY(qn_writer_write(writer, zeros, step, err));
+        n -= (int64_t)step;
     }
     return QN_OK;
 }
