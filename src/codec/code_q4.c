@@ -1,5 +1,5 @@
 /* q4: two's complement nibbles, even column in the low nibble; -8 is not a code. */
-#include "codec/clones.h"
+#include "base/clones.h"
 #include "codec/code_ops.h"
 
 #include "base/banned.h"

@@ -1,6 +1,6 @@
 /* ternary: base 3, five digits a byte, least significant first, digit q + 1; 3^5 = 243 of 256 byte values are
  * used. */
-#include "codec/clones.h"
+#include "base/clones.h"
 #include "codec/code_ops.h"
 
 #include <string.h>

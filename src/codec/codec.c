@@ -1,6 +1,6 @@
 #include "quern/codec/codec.h"
 
-#include "codec/clones.h"
+#include "base/clones.h"
 #include "codec/code_ops.h"
 
 #include <string.h>

@@ -1,6 +1,6 @@
 /* The check an encoded matrix passes before anything trusts it. */
 #include "base/alloc.h"
-#include "codec/clones.h"
+#include "base/clones.h"
 #include "codec/code_ops.h"
 
 #include <stdlib.h>

@@ -1,7 +1,7 @@
 /* q4: symmetric codes in [-7, 7]. The grid is clipped where that lowers the error: each candidate clip of
  * max|w| gives codes, the codes give the least-squares scale s = sum h w q / sum h q^2, and the candidate of
  * the largest (sum h w q)^2 / sum h q^2 wins. */
-#include "codec/clones.h"
+#include "base/clones.h"
 #include "fit/group_fit.h"
 #include "fit/lanes.h"
 

@@ -1,5 +1,5 @@
 /* sign: q = sign(w), s = sum h|w| / sum h; the published rule leaves h out. */
-#include "codec/clones.h"
+#include "base/clones.h"
 #include "fit/group_fit.h"
 
 #include "base/banned.h"

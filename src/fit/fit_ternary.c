@@ -7,7 +7,7 @@
  * the largest, and the optimum lies between at every step. Usually both supports meet; otherwise the few
  * magnitudes in between are sorted and every prefix is tried. The bounds are widened by more than the
  * rounding of the sums, so the argument survives floating point; what is stored is computed in double. */
-#include "codec/clones.h"
+#include "base/clones.h"
 #include "fit/group_fit.h"
 #include "fit/lanes.h"
 

@@ -1,4 +1,4 @@
-#include "codec/clones.h"
+#include "base/clones.h"
 #include "fit/group_fit.h"
 #include "fit/lanes.h"
 

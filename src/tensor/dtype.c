@@ -1,6 +1,7 @@
 #include "quern/tensor/dtype.h"
 
 #include "base/alloc.h"
+#include "base/clones.h"
 
 #include <string.h>
 
@@ -54,14 +55,17 @@ static inline uint32_t f32_bits(float value) {
     return bits;
 }
 
-/* Without branches, so that the loops below become vector code. */
+/* Chosen by a mask, not by a condition: gcc would skip the conversion in a branch and give up vector code. */
 static inline float widen_f16(uint16_t half) {
     const uint32_t magnitude = half & 0x7fffu;
     const uint32_t rebias = (127u - 15u) << 23;
-    uint32_t normal = (magnitude << 13) + rebias;
-    normal += magnitude >= 0x7c00u ? rebias : 0; /* infinity and NaN: the exponent becomes 255 */
-    uint32_t subnormal = f32_bits((float)(int32_t)magnitude * 0x1p-24f);
-    return f32_from_bits((magnitude < 0x400u ? subnormal : normal) | (uint32_t)(half & 0x8000u) << 16);
+    const uint32_t is_special =
+        -(uint32_t)(magnitude >= 0x7c00u); /* infinity, NaN: the exponent becomes 255 */
+    const uint32_t is_subnormal = -(uint32_t)(magnitude < 0x400u);
+    const uint32_t normal = (magnitude << 13) + rebias + (rebias & is_special);
+    const uint32_t subnormal = f32_bits((float)(int32_t)magnitude * 0x1p-24f);
+    const uint32_t sign = (uint32_t)(half & 0x8000u) << 16;
+    return f32_from_bits((normal & ~is_subnormal) | (subnormal & is_subnormal) | sign);
 }
 
 static inline float widen_bf16(uint16_t bits) {
@@ -102,7 +106,7 @@ uint16_t qn_f32_to_bf16(float value) {
 
 /* Loads go through memcpy: views may be unaligned. */
 #define DEFINE_WIDEN(name, type, convert)                                                                    \
-    static void name(const unsigned char *data, int64_t n, float *out) {                                     \
+    QNI_CLONES static void name(const unsigned char *data, int64_t n, float *restrict out) {                 \
         for (int64_t i = 0; i < n; i++) {                                                                    \
             type element;                                                                                    \
             memcpy(&element, data + (size_t)i * sizeof element, sizeof element);                             \
@@ -148,7 +152,7 @@ qn_status qn_view_to_f32(const qn_view *view, int64_t first, int64_t n, float *o
 
 /* An element is infinite or NaN exactly when all its exponent bits are set. */
 #define DEFINE_ANY_NONFINITE(name, type, exponent)                                                           \
-    static bool name(const unsigned char *data, int64_t n) {                                                 \
+    QNI_CLONES static bool name(const unsigned char *data, int64_t n) {                                      \
         unsigned found = 0;                                                                                  \
         for (int64_t i = 0; i < n; i++) {                                                                    \
             type element;                                                                                    \
