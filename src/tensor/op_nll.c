@@ -78,7 +78,7 @@ static int run_task(const nll_job *job, int64_t round0, int64_t token0, int64_t 
 
 /* Puts the ranges of one token together. */
 static double combine(const nll_job *job, int64_t token, int64_t n_ranges) {
-    double shift = -INFINITY, sum = 0.0;
+    double shift = -(double)INFINITY, sum = 0.0;
     for (int64_t r = 0; r < n_ranges; r++)
         shift = fmax(shift, (double)job->partials[r * ROUND_TOKENS + token].shift);
     for (int64_t r = 0; r < n_ranges; r++) {
