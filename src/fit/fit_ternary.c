@@ -104,7 +104,8 @@ QNI_LANE_INLINE void sum_both_plain(const float *magnitude, int64_t n, bracket *
 /* Narrows the bounds until the supports are one or stand still. Every bound on the way is valid, so the loop
  * may end at any time; each turn but the last shrinks the set between the two. */
 QNI_LANE_INLINE void narrow(const float *magnitude, const float *h, int64_t n, float max, bracket *b) {
-    double margin = h ? 0x1p-20 : 0x1p-23 * (double)(n / QNI_LANES8 + 16);
+    const int64_t lane_terms = n / QNI_LANES8 + 16;
+    double margin = h ? 0x1p-20 : 0x1p-23 * (double)lane_terms;
     int64_t between = INT64_MAX;
     b->low_threshold = 0;
     b->high_threshold = (float)((double)max / 2 * (1 + margin));

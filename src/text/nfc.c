@@ -89,6 +89,7 @@ static qn_status order_marks(code_points *points, qn_error *err) {
 static qn_status append_composed(code_points *points, const uint8_t *text, size_t n_bytes, qni_buffer *out,
                                  qn_error *err) {
     points->n = 0;
+    if (n_bytes == 0) return QN_OK;
     for (size_t i = 0; i < n_bytes;) {
         uint32_t c;
         i += qni_utf8_read(text + i, &c);
