@@ -2,6 +2,7 @@
 
 #include "quern/base/writer.h"
 
+#include <dirent.h>
 #include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,4 +54,37 @@ void fuzz_touch(const void *data, size_t n_bytes) {
     for (size_t i = 0; i < n_bytes; i++) sum ^= bytes[i];
     volatile uint8_t sink = sum;
     (void)sink;
+}
+
+static uint8_t *load(const char *path, size_t *n_bytes) {
+    FILE *file = fopen(path, "rb");
+    fuzz_require(file != NULL, path);
+    fuzz_require(fseek(file, 0, SEEK_END) == 0, path);
+    long size = ftell(file);
+    rewind(file);
+    uint8_t *data = malloc((size_t)size + 1);
+    fuzz_require(data && fread(data, 1, (size_t)size, file) == (size_t)size, path);
+    (void)fclose(file);
+    *n_bytes = (size_t)size;
+    return data;
+}
+
+int fuzz_each_file(const char *folder, void (*body)(const char *path, uint8_t *data, size_t n_bytes)) {
+    int n = 0;
+    struct dirent *entry;
+    DIR *handle = opendir(folder);
+    fuzz_require(handle != NULL, folder);
+    while ((entry = readdir(handle))) {
+        char path[PATH_MAX];
+        size_t n_bytes;
+        if (entry->d_name[0] == '.') continue;
+        (void)snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
+        uint8_t *data = load(path, &n_bytes);
+        body(path, data, n_bytes);
+        free(data);
+        n++;
+    }
+    closedir(handle);
+    fuzz_require(n > 0, "a corpus with files");
+    return n;
 }

@@ -15,6 +15,9 @@ const char *fuzz_folder(void);
 /* Writes FOLDER/NAME. The path lives until the next call. */
 const char *fuzz_write(const char *name, const void *data, size_t n_bytes);
 
+/* Calls BODY with each file of FOLDER in memory; returns their number, at least 1. */
+int fuzz_each_file(const char *folder, void (*body)(const char *path, uint8_t *data, size_t n_bytes));
+
 /* Stops the process when a property does not hold. */
 void fuzz_require(int holds, const char *what);
 

@@ -1,27 +1,12 @@
-/* Runs every file of the given folders through a fuzz target, and each of them cut short and with changed
+/* Runs every file of the given folder through a fuzz target, and each of them cut short and with changed
  * bytes. The library must accept the files themselves, so that the seeds stay good when a format moves. */
 #include "fuzz.h"
 
-#include <dirent.h>
-#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { N_VARIANTS = 200 };
-
-static uint8_t *load(const char *path, size_t *n_bytes) {
-    FILE *file = fopen(path, "rb");
-    fuzz_require(file != NULL, path);
-    fuzz_require(fseek(file, 0, SEEK_END) == 0, path);
-    long size = ftell(file);
-    rewind(file);
-    uint8_t *data = malloc((size_t)size + 1);
-    fuzz_require(data && fread(data, 1, (size_t)size, file) == (size_t)size, path);
-    (void)fclose(file);
-    *n_bytes = (size_t)size;
-    return data;
-}
 
 /* A copy of exactly the right size, so that a sanitizer sees a read past its end. */
 static void run(const uint8_t *data, size_t n_bytes) {
@@ -45,32 +30,15 @@ static void run_variants(uint8_t *data, size_t n_bytes) {
     }
 }
 
-static int replay_folder(const char *folder) {
-    int n = 0;
-    struct dirent *entry;
-    DIR *handle = opendir(folder);
-    fuzz_require(handle != NULL, folder);
-    while ((entry = readdir(handle))) {
-        char path[PATH_MAX];
-        if (entry->d_name[0] == '.') continue;
-        (void)snprintf(path, sizeof path, "%s/%s", folder, entry->d_name);
-        size_t n_bytes;
-        uint8_t *data = load(path, &n_bytes);
-        const long n_before = fuzz_n_accepted();
-        run(data, n_bytes);
-        fuzz_require(fuzz_n_accepted() > n_before, path);
-        run_variants(data, n_bytes);
-        free(data);
-        n++;
-    }
-    closedir(handle);
-    return n;
+static void replay(const char *path, uint8_t *data, size_t n_bytes) {
+    const long n_before = fuzz_n_accepted();
+    run(data, n_bytes);
+    fuzz_require(fuzz_n_accepted() > n_before, path);
+    run_variants(data, n_bytes);
 }
 
 int main(int argc, char **argv) {
-    int n = 0;
-    for (int i = 1; i < argc; i++) n += replay_folder(argv[i]);
-    fuzz_require(n > 0, "a corpus with files");
-    printf("replayed %d files and their variants\n", n);
+    fuzz_require(argc == 2, "usage: replay_NAME CORPUS");
+    printf("replayed %d files and their variants\n", fuzz_each_file(argv[1], replay));
     return 0;
 }
