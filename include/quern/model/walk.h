@@ -48,8 +48,9 @@ typedef struct qn_walk_stats {
     char   largest_where[96];  /* "layer 3 mlp.down_proj output" */
 } qn_walk_stats;
 
-/* hidden [T, h] receives the stream after the final norm; it is the walk's working space, undefined after a failure. An id outside the vocabulary is QN_E_VALUE; a non-finite
- * value in the stream is QN_E_VALUE naming the layer. stats may be NULL (else it is updated, not reset). */
+/* hidden [T, h] receives the stream after the final norm; it is the walk's working space, undefined after a failure. An
+ * id outside the vocabulary is QN_E_VALUE; a non-finite value is QN_E_VALUE naming layer and place. stats may be NULL
+ * (else it is updated, not reset). */
 QN_NODISCARD QN_API qn_status qn_walk(const qn_model *model, const qn_sequences *sequences,
                                       const qn_walk_options *options, const qn_context *ctx, float *hidden,
                                       qn_walk_stats *stats, qn_error *err);

@@ -84,7 +84,7 @@ static void test_extreme_logits(void **state) {
 static void test_bad_arguments(void **state) {
     (void)state;
     static const qn_sampling bad[] = {{.temperature = -1.0, .top_p = 1.0},
-                                      {.temperature = NAN, .top_p = 1.0},
+                                      {.temperature = (double)NAN, .top_p = 1.0},
                                       {.temperature = 1.0, .top_p = 0.0},
                                       {.temperature = 1.0, .top_p = 1.5},
                                       {.temperature = 1.0, .top_k = -1, .top_p = 1.0}};

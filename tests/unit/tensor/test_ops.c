@@ -256,7 +256,7 @@ static void naive_attention(const attention_case *c, const qni_span *s, const fl
                             const float *v, int64_t i, int64_t head, double *out) {
     const int64_t position = s->n_keys - s->n_queries + i, d = c->head_dim;
     const int64_t low = c->window && position >= c->window ? position - c->window + 1 : 0;
-    double total = 0.0, most = -INFINITY;
+    double total = 0.0, most = (double)-INFINITY;
     memset(out, 0, (size_t)d * sizeof *out);
     for (int64_t j = low; j <= position; j++)
         most = fmax(most, score(c, q, k, s->first_query + i, s->first_key + j, head));
@@ -367,7 +367,7 @@ static void check_nll(qn_ops *ops, int64_t m, int64_t vocab, int64_t k, bool bf1
         }
     }
     for (int64_t i = 0; i<m; i += m> 50 ? 97 : 1) {
-        double most = -INFINITY, sum = 0.0;
+        double most = (double)-INFINITY, sum = 0.0;
         for (int64_t r = 0; r < vocab; r++) {
             logits[r] = 0.0;
             for (int64_t l = 0; l < k; l++)
