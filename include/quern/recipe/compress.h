@@ -1,0 +1,58 @@
+/* The main job: a teacher in, a verified artifact out.
+ *
+ * Plan the exact size, measure every row, choose the rescued rows within the budget, encode and write, verify
+ * the finished file, and score teacher and artifact on the same documents. The artifact appears at its path
+ * only after it has passed every gate. Same input, recipe, seed and ISA: the same bytes, for any number of
+ * threads. */
+#ifndef QUERN_RECIPE_COMPRESS_H
+#define QUERN_RECIPE_COMPRESS_H
+
+#include "quern/artifact/verify.h"
+#include "quern/fit/second_moments.h"
+#include "quern/recipe/recipe.h"
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+typedef struct qn_compress_options {
+    const char *model;         /* path of the teacher */
+    const char *output;        /* path of the artifact; `.zip` at its end makes an archive, else a folder */
+    const qn_profile *profile; /* gates and budget per parameter */
+    const qn_recipe *recipe;
+    int64_t reference_parameters; /* 0: the teacher's own count */
+    int64_t budget_bytes;         /* 0: the profile's budget for reference_parameters */
+    bool without_tokenizer;
+    bool dry_run;               /* stop after the plan; no weight is read, nothing is written */
+    const char *second_moments; /* file for the weighted fits, or NULL */
+    const char *documents;      /* scored before and after, or NULL */
+    const char *tokenizer;      /* overrides the model's own, or NULL */
+    const char *work;           /* folder that keeps the measured rows for --resume, or NULL */
+    bool resume;   /* take what `work` holds; refused when it belongs to another model or recipe */
+    uint64_t seed; /* recorded; the fast recipe draws nothing */
+} qn_compress_options;
+
+typedef struct qn_compress_result {
+    int64_t bytes;         /* of the file (dry run: that it would have) */
+    int64_t minimum_bytes; /* without any rescued row */
+    int64_t budget_bytes;
+    int64_t parameters;
+    int64_t rescued_parameters;        /* dry run: the most that may be rescued */
+    int64_t role_bytes[QN_ROLE_COUNT]; /* zero in a dry run */
+    char sha256[QN_SHA256_HEX];        /* empty in a dry run */
+    bool scored;
+    qn_score_result teacher, student; /* when scored */
+    qn_verify_report verified;        /* empty in a dry run */
+} qn_compress_result;
+
+/* Errors: QN_E_BUDGET when the budget is below the minimum (the message says it and what sets it),
+ * QN_E_REJECTED when the finished artifact fails a gate (it is removed), those of reading and writing.
+ * Release *out in the success case. */
+QN_NODISCARD QN_API qn_status qn_compress(const qn_compress_options *options, const qn_context *ctx,
+                                          qn_compress_result *out, qn_error *err);
+QN_API void qn_compress_result_release(qn_compress_result *result);
+
+#ifdef __cplusplus
+}
+#endif
+#endif

@@ -1,0 +1,154 @@
+#include "commands.h"
+#include "console.h"
+#include "gates.h"
+#include "inputs.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+
+static const cli_option k_options[] = {
+    {"track", CLI_TEXT, "T", "binary or ternary", true},
+    {"o", CLI_TEXT, "OUT.zip|DIR", "the artifact to write", true},
+    {"recipe", CLI_TEXT, "FILE.yaml|NAME", "what to do (default: the track's best built-in recipe)", false},
+    {"docs", CLI_TEXT, "FILE", "dev documents: scored before and after", false},
+    {"text", CLI_TEXT, "FILE", "calibration text, for recipes that calibrate", false},
+    {"second-moments", CLI_TEXT, "FILE", "input second moments for the fits and the choice of rows", false},
+    {"tokenizer", CLI_TEXT, "DIR|byte", "for scoring, instead of the model's own", false},
+    {"bits-per-parameter", CLI_REAL, "X", "budget instead of the track's", false},
+    {"bytes", CLI_INTEGER, "N", "budget for the whole file, in bytes", false},
+    {"reference-params", CLI_INTEGER, "N", "parameters the budget is for (default: the teacher's own)",
+     false},
+    {"profile", CLI_TEXT, "FILE", "rules of the track as JSON, instead of the built-in ones", false},
+    {"no-tokenizer", CLI_FLAG, NULL, "leave the tokenizer files out", false},
+    {"dry-run", CLI_FLAG, NULL, "print the exact size of the file it would write; no weight is read", false},
+    {"work", CLI_TEXT, "DIR", "where a long run keeps what it needs to go on", false},
+    {"resume", CLI_FLAG, NULL, "go on with the run in --work", false},
+    {NULL, CLI_FLAG, NULL, NULL, false}};
+
+static int print_plan(const cli_args *args, const qn_recipe *recipe, const qn_compress_result *r) {
+    double bits = 8.0 * (double)r->bytes / (double)r->parameters;
+    if (cli_flag(args, "json"))
+        return cli_print_json(json_pack(
+            "{s:b, s:s, s:I, s:I, s:I, s:f, s:f, s:I, s:f, s:s}", "dry_run", 1, "artifact",
+            cli_text(args, "o", ""), "bytes", (json_int_t)r->bytes, "minimum_bytes",
+            (json_int_t)r->minimum_bytes, "budget_bytes", (json_int_t)r->budget_bytes, "bits_per_parameter",
+            bits, "budget_bits_per_parameter", 8.0 * (double)r->budget_bytes / (double)r->parameters,
+            "parameters", (json_int_t)r->parameters, "max_rescue_fraction",
+            (double)r->rescued_parameters / (double)r->parameters, "recipe_sha256", recipe->sha256));
+    printf("would write   %s\n", cli_text(args, "o", ""));
+    printf("bytes         %s  (%.4f bits per parameter)\n", cli_thousands(r->bytes), bits);
+    printf("minimum       %s  without any rescued row\n", cli_thousands(r->minimum_bytes));
+    printf("budget        %s\n", cli_thousands(r->budget_bytes));
+    printf("rescue        at most %.2f %% of %s parameters\n",
+           100.0 * (double)r->rescued_parameters / (double)r->parameters, cli_thousands(r->parameters));
+    return cli_finish();
+}
+
+static json_t *result_object(const cli_args *args, const qn_recipe *recipe, const qn_profile *profile,
+                             const qn_compress_result *r, double seconds) {
+    qn_isa isa = QN_ISA_REF;
+    (void)!qn_isa_select(&isa, NULL);
+    json_t *object = json_pack(
+        "{s:s, s:s, s:I, s:f, s:f, s:I, s:I, s:I, s:f, s:o, s:o, s:f, s:I, s:s, s:s, s:s}", "artifact",
+        cli_text(args, "o", ""), "sha256", r->sha256, "bytes", (json_int_t)r->bytes, "bits_per_parameter",
+        8.0 * (double)r->bytes / (double)r->parameters, "budget_bits_per_parameter", profile->budget_bits,
+        "budget_bytes", (json_int_t)r->budget_bytes, "minimum_bytes", (json_int_t)r->minimum_bytes,
+        "parameters", (json_int_t)r->parameters, "rescue_fraction",
+        (double)r->rescued_parameters / (double)r->parameters, "roles", cli_roles_object(r->role_bytes),
+        "gates", cli_gates_object(&r->verified), "seconds", seconds, "peak_rss_bytes",
+        (json_int_t)cli_peak_rss(), "recipe", recipe->name, "recipe_sha256", recipe->sha256, "isa",
+        qn_isa_name(isa));
+    if (!object) return NULL;
+    json_object_set_new(object, "ppl_teacher", r->scored ? json_real(r->teacher.perplexity) : json_null());
+    json_object_set_new(object, "ppl", r->scored ? json_real(r->student.perplexity) : json_null());
+    json_object_set_new(object, "nats_lost",
+                        r->scored ? json_real(r->student.nats - r->teacher.nats) : json_null());
+    return object;
+}
+
+static void print_text(const cli_args *args, const qn_compress_result *r, double seconds) {
+    printf("artifact      %s\nsha256        %s\n", cli_text(args, "o", ""), r->sha256);
+    printf("bytes         %s of %s allowed  (%.4f bits per parameter)\n", cli_thousands(r->bytes),
+           cli_thousands(r->budget_bytes), 8.0 * (double)r->bytes / (double)r->parameters);
+    for (int role = 0; role < QN_ROLE_COUNT; role++)
+        if (r->role_bytes[role])
+            printf("  %-12s%14s bytes\n", qn_role_name((qn_role)role), cli_thousands(r->role_bytes[role]));
+    printf("rescued       %.2f %% of %s parameters\n",
+           100.0 * (double)r->rescued_parameters / (double)r->parameters, cli_thousands(r->parameters));
+    cli_print_gates(&r->verified);
+    if (r->scored)
+        printf("perplexity    %.4f before, %.4f after: %.4f nats lost on these documents\n",
+               r->teacher.perplexity, r->student.perplexity, r->student.nats - r->teacher.nats);
+    printf("seconds       %.1f\n", seconds);
+}
+
+/* The profile with the command line's budget put in. */
+static qn_status read_rules(const cli_args *args, qn_profile *profile, qn_recipe *recipe, qn_error *err) {
+    QN_TRY(cli_profile(args, profile, err));
+    QN_TRY(cli_recipe(args, profile->track, recipe, err));
+    double bits = cli_real(args, "bits-per-parameter", profile->budget_bits);
+    if (!(bits > 0 && bits <= 32))
+        return qn_fail(err, QN_E_ARGUMENT, "--bits-per-parameter must be above 0 and at most 32");
+    profile->budget_bits = bits;
+    if (cli_integer(args, "bytes", 1) < 1 || cli_integer(args, "reference-params", 1) < 1)
+        return qn_fail(err, QN_E_ARGUMENT, "--bytes and --reference-params must be positive");
+    if (cli_flag(args, "resume") && !cli_text(args, "work", NULL))
+        return qn_fail(err, QN_E_ARGUMENT, "--resume needs --work DIR, the folder of the run to go on with");
+    return QN_OK;
+}
+
+static int run(const cli_args *args) {
+    qn_error err = {0};
+    cli_console console;
+    qn_context ctx = cli_context(args, &console);
+    qn_profile profile;
+    qn_recipe recipe;
+    if (read_rules(args, &profile, &recipe, &err) != QN_OK) return cli_fail(&err);
+    if (cli_text(args, "text", NULL))
+        qn_log(&ctx, QN_LOG_INFO, "recipe '%s' is data-free: the calibration text is not read", recipe.name);
+    const qn_compress_options options = {.model = args->positionals[0],
+                                         .output = cli_text(args, "o", NULL),
+                                         .profile = &profile,
+                                         .recipe = &recipe,
+                                         .reference_parameters = cli_integer(args, "reference-params", 0),
+                                         .budget_bytes = cli_integer(args, "bytes", 0),
+                                         .without_tokenizer = cli_flag(args, "no-tokenizer"),
+                                         .dry_run = cli_flag(args, "dry-run"),
+                                         .second_moments = cli_text(args, "second-moments", NULL),
+                                         .documents = cli_text(args, "docs", NULL),
+                                         .tokenizer = cli_text(args, "tokenizer", NULL),
+                                         .work = cli_text(args, "work", NULL),
+                                         .resume = cli_flag(args, "resume"),
+                                         .seed = (uint64_t)cli_integer(args, "seed", 0)};
+    qn_compress_result result = {0};
+    double began = cli_seconds();
+    qn_status st = qn_compress(&options, &ctx, &result, &err);
+    double seconds = cli_seconds() - began;
+    cli_clear_progress(&console);
+    if (st != QN_OK) return cli_fail(&err);
+    int status;
+    if (options.dry_run) {
+        status = print_plan(args, &recipe, &result);
+    } else if (cli_flag(args, "json")) {
+        status = cli_print_json(result_object(args, &recipe, &profile, &result, seconds));
+    } else {
+        print_text(args, &result, seconds);
+        status = cli_finish();
+    }
+    for (int64_t i = 0; i < result.verified.n_lint; i++)
+        qn_log(&ctx, QN_LOG_WARNING, "%s", result.verified.lint[i]);
+    qn_compress_result_release(&result);
+    return status;
+}
+
+const cli_command cli_cmd_compress = {"compress",
+                                      {"MODEL"},
+                                      "the main job: teacher in, verified artifact out",
+                                      "Fits every matrix to the track's code, spends the byte budget on "
+                                      "4-bit rescue rows where they gain most, writes the "
+                                      "artifact to exactly the planned size, runs every gate on the finished "
+                                      "file, and only then puts it in place. The same "
+                                      "input, recipe and seed give the same bytes.",
+                                      k_options,
+                                      run};

@@ -1,0 +1,31 @@
+/* What several commands read: documents cut into windows, and the track with its rules. */
+#ifndef QUERN_SRC_CLI_INPUTS_H
+#define QUERN_SRC_CLI_INPUTS_H
+
+#include "args.h"
+#include "quern/quern.h"
+
+typedef struct cli_text_input {
+    qn_tokenizer *tokenizer;
+    qn_documents documents;
+    qn_windows windows;
+    qn_protocol protocol;
+} cli_text_input;
+
+/* Opens --docs with --protocol, --max-tokens, --join, --max-windows and --tokenizer (else MODEL's own). */
+qn_status cli_text_input_open(const cli_args *args, const char *model, cli_text_input *out, qn_error *err);
+void cli_text_input_release(cli_text_input *input);
+
+/* --track and --profile. */
+qn_status cli_profile(const cli_args *args, qn_profile *out, qn_error *err);
+
+/* A recipe by name: a file when it ends in .yaml or .yml, else a built-in one; NULL is the track's best. */
+qn_status cli_recipe_named(const char *name, qn_track track, qn_recipe *out, qn_error *err);
+
+/* --recipe */
+qn_status cli_recipe(const cli_args *args, qn_track track, qn_recipe *out, qn_error *err);
+
+/* --compute f32|bf16. */
+qn_status cli_compute(const cli_args *args, qn_compute *out, qn_error *err);
+
+#endif

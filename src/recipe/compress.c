@@ -1,0 +1,238 @@
+#include "quern/recipe/compress.h"
+
+#include "base/alloc.h"
+#include "quern/base/writer.h"
+#include "quern/fit/rowmix.h"
+#include "quern/tensor/isa.h"
+
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+#include <unistd.h>
+
+/* One run of the job: everything that must be released together. */
+typedef struct job {
+    const qn_compress_options *options;
+    const qn_context *ctx;
+    qn_model *teacher;
+    const qn_checkpoint *source; /* the teacher's */
+    qn_artifact_plan *plan;
+    qn_rowmix_options rowmix;
+    qn_second_moments moments;
+    qn_sensitivity sensitivity;
+    qn_rescue_choice choice;
+    int64_t *n_rescued_rows; /* [layout.n] */
+    int64_t extra_bytes;     /* what rescued rows may cost in this file */
+    int64_t max_weights;     /* what may be rescued */
+    char *unverified;        /* where the artifact stands until it has passed its gates */
+    qn_compress_result result;
+} job;
+
+static bool wants_archive(const char *path) {
+    size_t n = strlen(path);
+    return n > 4 && strcmp(path + n - 4, ".zip") == 0;
+}
+
+/* Says the minimum and what sets it: the one thing a user needs to choose another budget. */
+static qn_status fail_budget(const job *j, int64_t floor_bytes, qn_error *err) {
+    const qn_config *config = qn_checkpoint_config(j->source);
+    return qn_fail(
+        err, QN_E_BUDGET,
+        "budget of %lld bytes cannot be met: %s of %s needs at least %lld bytes (%s codes with one fp16 "
+        "scale "
+        "per %d columns for %lld parameters, plus config, loader and manifest%s); give --bytes %lld or more, "
+        "a "
+        "larger group_size%s",
+        (long long)j->result.budget_bytes, wants_archive(j->options->output) ? "an archive" : "a folder",
+        qn_architecture_name(config->architecture), (long long)floor_bytes,
+        qn_code_name(j->rowmix.native.code), j->rowmix.native.group_size, (long long)j->result.parameters,
+        j->options->without_tokenizer ? "" : ", and the tokenizer", (long long)floor_bytes,
+        j->options->without_tokenizer ? "" : ", or --no-tokenizer");
+}
+
+/* Fixes how many bytes rescued rows may cost, before any weight is read. */
+static qn_status plan_bytes(job *j, qn_error *err) {
+    const qn_compress_options *o = j->options;
+    qn_compress_result *r = &j->result;
+    int64_t reference = o->reference_parameters ? o->reference_parameters : r->parameters;
+    r->budget_bytes = o->budget_bytes ? o->budget_bytes : qn_profile_budget_bytes(o->profile, reference);
+    r->minimum_bytes = qn_artifact_plan_bytes(j->plan, 0);
+    if (r->minimum_bytes > r->budget_bytes) return fail_budget(j, r->minimum_bytes, err);
+
+    int64_t allowed = qn_profile_max_rescued(o->profile, r->parameters);
+    int64_t wanted = (int64_t)(o->recipe->max_rescue_fraction * (double)r->parameters);
+    j->max_weights = wanted < allowed ? wanted : allowed;
+    int64_t bound = j->max_weights > 0 ? qn_artifact_plan_extra_bound(j->plan, j->max_weights) : 0;
+    int64_t room = r->budget_bytes - (qn_artifact_plan_bytes(j->plan, 1) - 1);
+    j->extra_bytes = room < bound ? room : bound;
+    if (j->extra_bytes < 0) j->extra_bytes = 0;
+    if (j->extra_bytes == 0) j->max_weights = 0;
+    r->bytes = qn_artifact_plan_bytes(j->plan, j->extra_bytes);
+    r->rescued_parameters = j->max_weights;
+    return QN_OK;
+}
+
+static qn_status open_and_plan(job *j, qn_error *err) {
+    const qn_compress_options *o = j->options;
+    qn_isa isa;
+    QN_TRY(qn_isa_select(&isa, err));
+    QN_TRY(qn_model_open(o->model, &j->teacher, err));
+    j->source = qn_model_checkpoint(j->teacher);
+    j->result.parameters = qn_checkpoint_layout(j->source)->n_parameters;
+    j->rowmix =
+        (qn_rowmix_options){.native = {o->profile->track == QN_TRACK_BINARY ? QN_CODE_SIGN : QN_CODE_TERNARY,
+                                       o->recipe->group_size},
+                            .rescue = {QN_CODE_Q4, 128},
+                            .rule = o->recipe->rule};
+    bool rescues = o->recipe->max_rescue_fraction > 0;
+    const qn_artifact_options options = {.profile = o->profile,
+                                         .native = j->rowmix.native,
+                                         .rescue = rescues ? j->rowmix.rescue : (qn_codec){QN_CODE_NONE, 0},
+                                         .with_tokenizer = !o->without_tokenizer,
+                                         .as_archive = wants_archive(o->output),
+                                         .recipe_name = o->recipe->name,
+                                         .recipe_sha256 = o->recipe->sha256,
+                                         .isa = qn_isa_name(isa),
+                                         .seed = o->seed};
+    QN_TRY(qn_artifact_plan_new(j->source, &options, &j->plan, err));
+    return plan_bytes(j, err);
+}
+
+static qn_status choose_rows(job *j, qn_error *err) {
+    const qn_layout *layout = qn_checkpoint_layout(j->source);
+    if (j->options->second_moments) {
+        QN_TRY(qn_second_moments_load(j->options->second_moments, j->source, j->ctx, &j->moments, err));
+        j->rowmix.moments = &j->moments;
+    }
+    j->n_rescued_rows = qni_alloc_array(layout->n, sizeof *j->n_rescued_rows);
+    if (!j->n_rescued_rows) return qni_fail_nomem(err, "rescue counts");
+    if (j->extra_bytes == 0) return qn_checkpoint_check_finite(j->source, j->ctx, err);
+    QN_TRY(qn_sensitivity_measure(j->source, &j->rowmix, j->ctx, &j->sensitivity, err));
+    const qn_rescue_limits limits = {.max_weights = j->max_weights, .max_extra_bytes = j->extra_bytes};
+    QN_TRY(qn_rescue_choose(&j->sensitivity, &limits, &j->choice, err));
+    for (int64_t t = 0; t < j->choice.n; t++)
+        j->n_rescued_rows[j->sensitivity.tensors[t].entry] = j->choice.n_rescued_rows[t];
+    return QN_OK;
+}
+
+static const uint8_t *rescued_rows_of(const job *j, int64_t entry) {
+    for (int64_t t = 0; t < j->choice.n; t++)
+        if (j->sensitivity.tensors[t].entry == entry) return j->choice.rescued[t];
+    return NULL;
+}
+
+static qn_status provide(void *user, int64_t entry, qn_encoded *out, qn_error *err) {
+    const job *j = user;
+    const qn_layout *layout = qn_checkpoint_layout(j->source);
+    QN_TRY(qn_check_cancelled(j->ctx, err));
+    qn_report_progress(j->ctx, "encode", (uint64_t)entry, (uint64_t)layout->n);
+    return qn_rowmix_encode(qn_checkpoint_weight(j->source, entry), layout->entries[entry].name, &j->rowmix,
+                            qn_second_moments_of(j->rowmix.moments, entry), rescued_rows_of(j, entry), j->ctx,
+                            out, err);
+}
+
+static qn_status write_unverified(job *j, qn_error *err) {
+    if (asprintf(&j->unverified, "%s.unverified%s", j->options->output,
+                 wants_archive(j->options->output) ? ".zip" : "") < 0) {
+        j->unverified = NULL;
+        return qni_fail_nomem(err, "path of the artifact");
+    }
+    struct stat info;
+    if (!wants_archive(j->options->output) && lstat(j->options->output, &info) == 0 &&
+        rmdir(j->options->output) != 0)
+        return qn_fail_errno(err, "%s exists and is not an empty folder; choose another name or remove it",
+                             j->options->output);
+    qn_artifact_result written;
+    QN_TRY(qn_artifact_write(j->plan, j->unverified, j->n_rescued_rows, j->extra_bytes, provide, j, j->ctx,
+                             &written, err));
+    qn_compress_result *r = &j->result;
+    r->bytes = written.bytes;
+    r->rescued_parameters = written.rescued_parameters;
+    memcpy(r->role_bytes, written.role_bytes, sizeof r->role_bytes);
+    memcpy(r->sha256, written.sha256, sizeof r->sha256);
+    return QN_OK;
+}
+
+/* Every gate on the file that was written; then it takes its name. */
+static qn_status verify_and_publish(job *j, qn_error *err) {
+    const qn_compress_options *o = j->options;
+    const qn_verify_options options = {
+        .profile = o->profile,
+        .reference_parameters = o->reference_parameters ? o->reference_parameters : j->result.parameters,
+        .expected_sha256 = wants_archive(o->output) ? j->result.sha256 : NULL,
+        .documents = o->documents,
+        .tokenizer = o->tokenizer ? o->tokenizer : o->model};
+    QN_TRY(qn_verify(j->unverified, &options, j->ctx, &j->result.verified, err));
+    if (rename(j->unverified, o->output) != 0)
+        return qn_fail_errno(err, "cannot put the artifact in place at %s", o->output);
+    free(j->unverified);
+    j->unverified = NULL;
+    return QN_OK;
+}
+
+static qn_status score_teacher(job *j, qn_error *err) {
+    qn_tokenizer *tokenizer = NULL;
+    qn_documents documents = {0};
+    qn_windows windows = {0};
+    const qn_protocol protocol = qn_protocol_default();
+    const char *path = j->options->tokenizer ? j->options->tokenizer : j->options->model;
+    qn_status st = qn_tokenizer_open(path, &tokenizer, err);
+    if (st == QN_OK) st = qn_documents_open(j->options->documents, &documents, err);
+    if (st == QN_OK) st = qn_windows_make(&documents, tokenizer, &protocol, &windows, err);
+    if (st == QN_OK)
+        st = qn_score(j->teacher, &windows, QN_COMPUTE_F32, j->ctx, NULL, &j->result.teacher, err);
+    qn_windows_release(&windows);
+    qn_documents_release(&documents);
+    qn_tokenizer_free(tokenizer);
+    return st;
+}
+
+static qn_status run(job *j, qn_error *err) {
+    QN_TRY(open_and_plan(j, err));
+    if (j->options->dry_run) return QN_OK;
+    /* The teacher is scored first: unreadable documents must not cost a whole run. */
+    if (j->options->documents) QN_TRY(score_teacher(j, err));
+    QN_TRY(choose_rows(j, err));
+    QN_TRY(write_unverified(j, err));
+    QN_TRY(verify_and_publish(j, err));
+    if (j->options->documents) {
+        j->result.student = j->result.verified.score;
+        j->result.scored = true;
+    }
+    return QN_OK;
+}
+
+/* What a failed run leaves at the unverified path goes away with it. */
+static void remove_unverified(job *j) {
+    if (!j->unverified) return;
+    if (wants_archive(j->options->output))
+        (void)unlink(j->unverified);
+    else
+        qn_folder_abandon(j->unverified);
+    free(j->unverified);
+}
+
+qn_status qn_compress(const qn_compress_options *options, const qn_context *ctx, qn_compress_result *out,
+                      qn_error *err) {
+    job j = {.options = options, .ctx = ctx};
+    qn_status st = run(&j, err);
+    if (st == QN_OK) {
+        *out = j.result;
+        j.result = (qn_compress_result){0};
+    }
+    remove_unverified(&j);
+    qn_compress_result_release(&j.result);
+    free(j.n_rescued_rows);
+    qn_rescue_choice_release(&j.choice);
+    qn_sensitivity_release(&j.sensitivity);
+    qn_second_moments_release(&j.moments);
+    qn_artifact_plan_free(j.plan);
+    qn_model_close(j.teacher);
+    return st;
+}
+
+void qn_compress_result_release(qn_compress_result *result) {
+    if (result) qn_verify_report_release(&result->verified);
+}
