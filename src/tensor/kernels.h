@@ -39,6 +39,25 @@ typedef struct qni_kernels {
     /* s[i] = exp(scale * (s[i] - max s)) in place; returns the sum. */
     float (*softmax)(float *s, int64_t n, float scale);
 
+    /* Gradients; d... is the derivative of the loss with respect to ...
+     *
+     * dx[i] (+)= r w[i] dy[i] - x[i] r^3 mean(w dy x) with r = 1 / sqrt(mean(x^2) + eps), added where ADD
+     * says so; dw[i] += dy[i] x[i] r. dx may be dy. */
+    void (*rms_norm_backward)(const float *x, const float *w, double eps, int64_t n, const float *dy,
+                              bool add, float *dx, float *dw);
+
+    /* Of y = silu(gate) * up: gate becomes its gradient, up its gradient, and dy becomes y. */
+    void (*swiglu_backward)(float *gate, float *up, float *dy, int64_t n);
+
+    /* Of p = e / sum e, given exponentials E and the gradient DP: e becomes p, dp becomes
+     * factor * p * (dp - sum p dp), the gradient of what was exponentiated with FACTOR. */
+    void (*softmax_backward)(float *e, float *dp, int64_t n, float inverse_sum, float factor);
+
+    /* sum_i q[i] log(q[i] / p[i]) with p = exp(s - log_sum_s), q = exp(t - log_sum_t); then
+     * s[i] = p_factor * p[i] - q_factor * q[i]. */
+    double (*divergence)(float *s, const float *t, int64_t n, double log_sum_s, double log_sum_t,
+                         float p_factor, float q_factor);
+
     /* Largest element; sum of exp(s[i] - shift). */
     float (*max)(const float *s, int64_t n);
     double (*exp_sum)(const float *s, int64_t n, float shift);

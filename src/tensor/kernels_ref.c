@@ -70,6 +70,31 @@ static uint32_t swiglu(float *gate, const float *up, int64_t n) {
     return absmax(gate, n);
 }
 
+static void rms_norm_backward(const float *x, const float *w, double eps, int64_t n, const float *dy,
+                              bool add, float *dx, float *dw) {
+    double squares = 0.0, product = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        squares += (double)x[i] * (double)x[i];
+        product += (double)w[i] * (double)dy[i] * (double)x[i];
+    }
+    const double r = 1.0 / sqrt(squares / (double)n + eps), shrink = r * r * r * product / (double)n;
+    for (int64_t i = 0; i < n; i++) {
+        const double d = r * (double)w[i] * (double)dy[i] - (double)x[i] * shrink;
+        dw[i] += (float)((double)dy[i] * (double)x[i] * r);
+        dx[i] = (float)(add ? (double)dx[i] + d : d);
+    }
+}
+
+static void swiglu_backward(float *gate, float *up, float *dy, int64_t n) {
+    for (int64_t i = 0; i < n; i++) {
+        const double g = (double)gate[i], u = (double)up[i], d = (double)dy[i];
+        const double logistic = 1.0 / (1.0 + exp(-g)), silu = g * logistic;
+        gate[i] = (float)(d * u * (logistic + silu * (1.0 - logistic)));
+        up[i] = (float)(d * silu);
+        dy[i] = (float)(silu * u);
+    }
+}
+
 static float max_value(const float *s, int64_t n) {
     float largest = -INFINITY;
     for (int64_t i = 0; i < n; i++)
@@ -85,6 +110,26 @@ static float softmax(float *s, int64_t n, float scale) {
         sum += (double)s[i];
     }
     return (float)sum;
+}
+
+static void softmax_backward(float *e, float *dp, int64_t n, float inverse_sum, float factor) {
+    double mean = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        e[i] *= inverse_sum;
+        mean += (double)e[i] * (double)dp[i];
+    }
+    for (int64_t i = 0; i < n; i++) dp[i] = (float)((double)factor * (double)e[i] * ((double)dp[i] - mean));
+}
+
+static double divergence(float *s, const float *t, int64_t n, double log_sum_s, double log_sum_t,
+                         float p_factor, float q_factor) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        const double log_p = (double)s[i] - log_sum_s, log_q = (double)t[i] - log_sum_t;
+        sum += exp(log_q) * (log_q - log_p);
+        s[i] = (float)((double)p_factor * exp(log_p) - (double)q_factor * exp(log_q));
+    }
+    return sum;
 }
 
 static double exp_sum(const float *s, int64_t n, float shift) {
@@ -123,7 +168,11 @@ const qni_kernels qni_kernels_ref = {
     .rms_norm = rms_norm,
     .rope = rope,
     .swiglu = swiglu,
+    .rms_norm_backward = rms_norm_backward,
+    .swiglu_backward = swiglu_backward,
     .softmax = softmax,
+    .softmax_backward = softmax_backward,
+    .divergence = divergence,
     .max = max_value,
     .exp_sum = exp_sum,
     .add = add,

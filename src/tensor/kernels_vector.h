@@ -283,10 +283,14 @@ static void round_bf16(const float *x, int64_t n, float *y) {
     if (i < n) store_tail(y + i, n - i, widen(narrow(load_tail(x + i, n - i, 0.0f))));
 }
 
+#include "tensor/kernels_vector_backward.h"
+
 #define QNI_VECTOR_KERNELS(which, native_bf16)                                                               \
     {                                                                                                        \
         .isa = (which), .bf16_gemm = (native_bf16), .gemm_f32 = qni_gemm_f32_dnnl, .dot_f32 = dot_f32,       \
         .dot_bf16 = dot_bf16, .rms_norm = rms_norm, .rope = rope, .swiglu = swiglu, .softmax = softmax,      \
         .max = max_value, .exp_sum = exp_sum, .add = add, .absmax = absmax, .scale = scale_values,           \
-        .widen_bf16 = widen_bf16, .narrow_bf16 = narrow_bf16, .round_bf16 = round_bf16,                      \
+        .rms_norm_backward = rms_norm_backward, .swiglu_backward = swiglu_backward,                          \
+        .softmax_backward = softmax_backward, .divergence = divergence, .widen_bf16 = widen_bf16,            \
+        .narrow_bf16 = narrow_bf16, .round_bf16 = round_bf16,                                                \
     }

@@ -77,6 +77,48 @@ typedef struct qni_nll_args {
     double *nll;
 } qni_nll_args;
 
+/* Gradients of y = x W^T + bias. Wanted are those that are not NULL; dw and dbias are added to, dx is where
+ * add_dx says so. */
+typedef struct qni_linear_backward_args {
+    bool bf16, add_dx;
+    int64_t m, n, k;
+    const float *dy; /* [M, N] */
+    const float *x;  /* [M, K]; for dw */
+    const float *w;  /* [N, K]; for dx */
+    float *dx;       /* [M, K] */
+    float *dw;       /* [N, K] */
+    float *dbias;    /* [N] */
+} qni_linear_backward_args;
+
+/* Gradients of y [rows, n] = w * x / rms(x). dw [n] is added to, dx where ADD_DX says so; dx may be dy. */
+typedef struct qni_rms_norm_backward_args {
+    const float *x, *w, *dy;
+    double eps;
+    int64_t rows, n;
+    bool add_dx;
+    float *dx, *dw;
+} qni_rms_norm_backward_args;
+
+/* Gradients of attention over whole sequences: every span has n_queries == n_keys. Probabilities are computed
+ * again, a tile of queries at a time. */
+typedef struct qni_attention_backward_args {
+    qni_attention_args forward; /* out is not read */
+    const float *dout;          /* [M, n_heads * D] */
+    float *dq;                  /* [M, n_heads * D]; may be dout */
+    float *dk, *dv;             /* [M, n_kv_heads * D] */
+} qni_attention_backward_args;
+
+/* Losses of rows of logits, and their gradients in place: ce[i] = -log p(targets[i]), kl[i] = KL(q || p),
+ * with p and q the softmax of LOGITS and TEACHER; logits become ce_factor d ce + kl_factor d kl. */
+typedef struct qni_loss_args {
+    float *logits;        /* [M, V] */
+    const float *teacher; /* [M, V] or NULL: no kl */
+    int64_t m, n;         /* n = V */
+    const int32_t *targets;
+    double ce_factor, kl_factor;
+    double *ce, *kl; /* [M]; kl unused without a teacher */
+} qni_loss_args;
+
 /* One instance serves one caller at a time and keeps its work space between calls. `largest` receives the
  * largest |value| written; NaN or infinity when one of them is. */
 typedef struct qn_ops qn_ops;
@@ -96,6 +138,19 @@ struct qn_ops {
     void (*add)(qn_ops *ops, float *x, const float *y, int64_t n, int n_threads, float *largest);
     qn_status (*attention)(qn_ops *ops, const qni_attention_args *args, int n_threads, qn_error *err);
     qn_status (*nll)(qn_ops *ops, const qni_nll_args *args, int n_threads, float *largest, qn_error *err);
+
+    qn_status (*linear_backward)(qn_ops *ops, const qni_linear_backward_args *args, int n_threads,
+                                 qn_error *err);
+    qn_status (*rms_norm_backward)(qn_ops *ops, const qni_rms_norm_backward_args *args, int n_threads,
+                                   qn_error *err);
+    /* Of y = silu(gate) * up, n values: gate and up become their gradients, dy becomes y. */
+    void (*swiglu_backward)(qn_ops *ops, float *gate, float *up, float *dy, int64_t n, int n_threads);
+    qn_status (*attention_backward)(qn_ops *ops, const qni_attention_backward_args *args, int n_threads,
+                                    qn_error *err);
+    void (*loss)(qn_ops *ops, const qni_loss_args *args, int n_threads);
+    /* dw[ids[i]] += dy[i], in the order of i: the gradient of looking up ids [rows] in w [V, n]. */
+    void (*scatter_add)(qn_ops *ops, const int32_t *ids, const float *dy, int64_t rows, int64_t n, float *dw,
+                        int n_threads);
 
     const qni_kernels *kernels; /* serial pieces for odd jobs */
     void *work;                 /* owned */

@@ -32,5 +32,15 @@ qn_status qni_cpu_linear(qn_ops *ops, const qni_linear_args *args, int n_threads
                          qn_error *err);
 qn_status qni_cpu_attention(qn_ops *ops, const qni_attention_args *args, int n_threads, qn_error *err);
 qn_status qni_cpu_nll(qn_ops *ops, const qni_nll_args *args, int n_threads, float *largest, qn_error *err);
+qn_status qni_cpu_linear_backward(qn_ops *ops, const qni_linear_backward_args *args, int n_threads,
+                                  qn_error *err);
+qn_status qni_cpu_rms_norm_backward(qn_ops *ops, const qni_rms_norm_backward_args *args, int n_threads,
+                                    qn_error *err);
+void qni_cpu_swiglu_backward(qn_ops *ops, float *gate, float *up, float *dy, int64_t n, int n_threads);
+qn_status qni_cpu_attention_backward(qn_ops *ops, const qni_attention_backward_args *args, int n_threads,
+                                     qn_error *err);
+void qni_cpu_loss(qn_ops *ops, const qni_loss_args *args, int n_threads);
+void qni_cpu_scatter_add(qn_ops *ops, const int32_t *ids, const float *dy, int64_t rows, int64_t n, float *dw,
+                         int n_threads);
 
 #endif

@@ -1,0 +1,42 @@
+/* Cross entropy and divergence of rows of logits, with their gradients in place:
+ *
+ *   d ce / d s = p - onehot(target)        d KL(q || p) / d s = p - q        p = softmax(s), q = softmax(t)
+ */
+#include "tensor/ops_cpu.h"
+
+#include <math.h>
+
+#include "base/banned.h"
+
+static double log_sum_exp(const qni_kernels *kernels, const float *s, int64_t n) {
+    const float shift = kernels->max(s, n);
+    return (double)shift + log(kernels->exp_sum(s, n, shift));
+}
+
+static void row_with_teacher(const qni_kernels *kernels, const qni_loss_args *args, int64_t row, float *s) {
+    const float *t = args->teacher + row * args->n;
+    const double log_sum = log_sum_exp(kernels, s, args->n);
+    args->ce[row] = log_sum - (double)s[args->targets[row]];
+    args->kl[row] = kernels->divergence(s, t, args->n, log_sum, log_sum_exp(kernels, t, args->n),
+                                        (float)(args->ce_factor + args->kl_factor), (float)args->kl_factor);
+}
+
+static void row_alone(const qni_kernels *kernels, const qni_loss_args *args, int64_t row, float *s) {
+    const double own = (double)s[args->targets[row]], shift = (double)kernels->max(s, args->n);
+    const float sum = kernels->softmax(s, args->n, 1.0f);
+    args->ce[row] = shift - own + log((double)sum);
+    kernels->scale(s, (float)(args->ce_factor / (double)sum), args->n, s);
+}
+
+void qni_cpu_loss(qn_ops *ops, const qni_loss_args *args, int n_threads) {
+#pragma omp parallel for schedule(static) num_threads(n_threads)
+    for (int64_t i = 0; i < args->m; i++) {
+        float *s = args->logits + i * args->n;
+        if (args->teacher) {
+            row_with_teacher(ops->kernels, args, i, s);
+        } else {
+            row_alone(ops->kernels, args, i, s);
+        }
+        s[args->targets[i]] -= (float)args->ce_factor;
+    }
+}
