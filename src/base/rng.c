@@ -7,7 +7,7 @@
 
 __extension__ typedef unsigned __int128 u128;
 
-enum { POOL_WORDS = 4 };
+enum { POOL_WORDS = 4, KEY_WORDS = 2 };
 
 /* SeedSequence: spreads the entropy words over a pool by hashing, then mixes every pool word with every
  * other. The constants are those of NumPy's bit_generator.pyx (after O'Neill's seed_seq_fe). */
@@ -23,7 +23,8 @@ static uint32_t mix(uint32_t x, uint32_t y) {
     return result ^ result >> 16;
 }
 
-static void seed_pool(uint64_t seed, uint32_t pool[POOL_WORDS]) {
+/* The words of a spawn key come after a whole pool of entropy and are mixed into every word of it. */
+static void seed_pool(uint64_t seed, const uint32_t *key, uint32_t pool[POOL_WORDS]) {
     const uint32_t entropy[POOL_WORDS] = {(uint32_t)seed, (uint32_t)(seed >> 32)};
     uint32_t multiplier = 0x43b0d7e5u;
     for (int i = 0; i < POOL_WORDS; i++) pool[i] = hash_entropy(entropy[i], &multiplier);
@@ -31,6 +32,10 @@ static void seed_pool(uint64_t seed, uint32_t pool[POOL_WORDS]) {
         for (int to = 0; to < POOL_WORDS; to++) {
             if (from != to) pool[to] = mix(pool[to], hash_entropy(pool[from], &multiplier));
         }
+    }
+    for (int i = 0; key && i < KEY_WORDS; i++) {
+        for (int to = 0; to < POOL_WORDS; to++)
+            pool[to] = mix(pool[to], hash_entropy(key[i], &multiplier));
     }
 }
 
@@ -61,10 +66,10 @@ static u128 advance(qn_rng *rng) {
     return state;
 }
 
-void qn_rng_seed(qn_rng *rng, uint64_t seed) {
+static void seed_from(qn_rng *rng, uint64_t seed, const uint32_t *key) {
     uint32_t pool[POOL_WORDS];
     uint64_t words[4];
-    seed_pool(seed, pool);
+    seed_pool(seed, key, pool);
     generate_state(pool, words);
     const u128 initial = (u128)words[0] << 64 | words[1];
     const u128 sequence = (u128)words[2] << 64 | words[3];
@@ -73,6 +78,15 @@ void qn_rng_seed(qn_rng *rng, uint64_t seed) {
     (void)advance(rng);
     split(join(rng->state) + initial, rng->state);
     (void)advance(rng);
+}
+
+void qn_rng_seed(qn_rng *rng, uint64_t seed) {
+    seed_from(rng, seed, NULL);
+}
+
+void qn_rng_seed_stream(qn_rng *rng, uint64_t seed, uint32_t purpose, uint32_t index) {
+    const uint32_t key[KEY_WORDS] = {purpose, index};
+    seed_from(rng, seed, key);
 }
 
 uint64_t qn_rng_next_u64(qn_rng *rng) {

@@ -22,6 +22,11 @@ typedef struct qn_rng {
 } qn_rng;
 
 QN_API void qn_rng_seed(qn_rng *rng, uint64_t seed);
+
+/* Independent streams of one seed: stream INDEX of PURPOSE, a number the caller sets aside for one use. As
+ * numpy's SeedSequence(seed, spawn_key=(purpose, index)). */
+QN_API void qn_rng_seed_stream(qn_rng *rng, uint64_t seed, uint32_t purpose, uint32_t index);
+
 QN_API uint64_t qn_rng_next_u64(qn_rng *rng);
 QN_API uint32_t qn_rng_next_u32(qn_rng *rng);
 

@@ -70,6 +70,25 @@ static void test_uniform_and_permutation_are_numpys(void **state) {
     assert_memory_equal(drawn, order, sizeof order);
 }
 
+static void test_streams_are_numpys_spawn_keys(void **state) {
+    /* numpy: PCG64(SeedSequence(seed, spawn_key=(purpose, index))).random_raw(3) */
+    static const struct {
+        uint64_t seed;
+        uint32_t purpose, index;
+        uint64_t raw[3];
+    } cases[] = {
+        {0, 0, 0, {0x90ac79b30468d47c, 0xef788bcae8d45db2, 0x7ad90eede6fe489f}},
+        {1, 2, 3, {0x16ea9876ece040d8, 0x3a8a08020a7699c4, 0xf26231c755dc139b}},
+        {UINT64_MAX, 1, UINT32_MAX, {0x5c50348332e1371d, 0xcad7a10922542998, 0xcc8bd2ba42bb3c74}},
+    };
+    (void)state;
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        qn_rng rng;
+        qn_rng_seed_stream(&rng, cases[i].seed, cases[i].purpose, cases[i].index);
+        for (int k = 0; k < 3; k++) assert_true(qn_rng_next_u64(&rng) == cases[i].raw[k]);
+    }
+}
+
 static void test_u32_draws_use_both_halves_low_first(void **state) {
     (void)state;
     qn_rng rng;
@@ -178,6 +197,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_states_and_outputs_are_numpys),
         cmocka_unit_test(test_uniform_and_permutation_are_numpys),
+        cmocka_unit_test(test_streams_are_numpys_spawn_keys),
         cmocka_unit_test(test_u32_draws_use_both_halves_low_first),
         cmocka_unit_test(test_intervals_stay_inside_and_reach_both_ends),
         cmocka_unit_test(test_normal_moments),
