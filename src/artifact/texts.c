@@ -21,9 +21,9 @@ static const char *const other_files[] = {"generation_config.json"};
 enum { MAX_TEXTS = 16 };
 
 static qn_status config_object(const qn_artifact_plan *plan, json_t **out, qn_error *err) {
-    json_t *config = NULL, *payload = json_array();
-
+    json_t *config = NULL;
     QN_TRY(qni_config_json(qn_checkpoint_config(plan->source), "float16", &config, err));
+    json_t *payload = json_array();
     bool made = payload != NULL;
     for (int64_t k = 0; made && k < plan->n_shards; k++) {
         made = json_array_append_new(payload, json_string(plan->shards[k].name)) == 0;

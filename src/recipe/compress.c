@@ -4,6 +4,7 @@
 #include "quern/base/writer.h"
 #include "quern/fit/rowmix.h"
 #include "quern/tensor/isa.h"
+#include "recipe/work.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -100,6 +101,19 @@ static qn_status open_and_plan(job *j, qn_error *err) {
     return plan_bytes(j, err);
 }
 
+/* The error of every row in both codes: measured, or taken from the work folder of a run that was stopped. */
+static qn_status measure_rows(job *j, qn_error *err) {
+    const qn_compress_options *o = j->options;
+    if (!o->work) return qn_sensitivity_measure(j->source, &j->rowmix, j->ctx, &j->sensitivity, err);
+    char key[QN_SHA256_HEX];
+    bool found = false;
+    QN_TRY(qni_work_key(o, j->source, j->ctx, key, err));
+    if (o->resume) QN_TRY(qni_work_load(o->work, key, j->source, &j->rowmix, &found, &j->sensitivity, err));
+    if (found) return QN_OK;
+    QN_TRY(qn_sensitivity_measure(j->source, &j->rowmix, j->ctx, &j->sensitivity, err));
+    return qni_work_save(o->work, key, j->source, &j->sensitivity, err);
+}
+
 static qn_status choose_rows(job *j, qn_error *err) {
     const qn_layout *layout = qn_checkpoint_layout(j->source);
     if (j->options->second_moments) {
@@ -109,7 +123,7 @@ static qn_status choose_rows(job *j, qn_error *err) {
     j->n_rescued_rows = qni_alloc_array(layout->n, sizeof *j->n_rescued_rows);
     if (!j->n_rescued_rows) return qni_fail_nomem(err, "rescue counts");
     if (j->extra_bytes == 0) return qn_checkpoint_check_finite(j->source, j->ctx, err);
-    QN_TRY(qn_sensitivity_measure(j->source, &j->rowmix, j->ctx, &j->sensitivity, err));
+    QN_TRY(measure_rows(j, err));
     const qn_rescue_limits limits = {.max_weights = j->max_weights, .max_extra_bytes = j->extra_bytes};
     QN_TRY(qn_rescue_choose(&j->sensitivity, &limits, &j->choice, err));
     for (int64_t t = 0; t < j->choice.n; t++)
@@ -192,6 +206,7 @@ static qn_status score_teacher(job *j, qn_error *err) {
 static qn_status run(job *j, qn_error *err) {
     QN_TRY(open_and_plan(j, err));
     if (j->options->dry_run) return QN_OK;
+    if (j->options->work) QN_TRY(qni_work_begin(j->options, err));
     /* The teacher is scored first: unreadable documents must not cost a whole run. */
     if (j->options->documents) QN_TRY(score_teacher(j, err));
     QN_TRY(choose_rows(j, err));
