@@ -20,15 +20,17 @@ typedef struct attention_job {
     const qni_kernels *kernels;
     const qni_attention_args *args;
     query_tile *tiles; /* in the work space */
-    int64_t n_tiles, group, tile_queries, max_keys;
+    int64_t n_tiles, group, tile_queries, max_keys, n_operations;
     size_t q_bytes, score_bytes;
 } attention_job;
 
-/* Counts the tiles and finds the longest run of keys. */
+/* Counts the tiles and what they cost at most, and finds the longest run of keys. */
 static void count_tiles(attention_job *job) {
     const qni_attention_args *args = job->args;
     for (int64_t s = 0; s < args->n_spans; s++) {
         job->n_tiles += qni_ceil_div(args->spans[s].n_queries, job->tile_queries);
+        job->n_operations +=
+            2 * args->spans[s].n_queries * args->spans[s].n_keys * args->n_heads * args->head_dim;
         if (args->spans[s].n_keys > job->max_keys) job->max_keys = args->spans[s].n_keys;
     }
 }
@@ -106,7 +108,8 @@ qn_status qni_cpu_attention(qn_ops *ops, const qni_attention_args *args, int n_t
     QN_TRY(qni_work_take(ops, &work, err));
     job.tiles = (query_tile *)(void *)(work.base + tiles);
     list_tiles(&job);
-#pragma omp parallel num_threads(n_threads) reduction(max : failed)
+    const int n_useful = qni_useful_threads(n_threads, job.n_operations);
+#pragma omp parallel num_threads(n_useful) reduction(max : failed)
     {
         qni_one_thread_each();
 #pragma omp for schedule(dynamic)

@@ -53,7 +53,8 @@ qn_status qni_cpu_gemm(qn_ops *ops, const qni_gemm_args *args, int n_threads, qn
         a.data = work.base + a.copy;
         b.data = work.base + b.copy;
     }
-#pragma omp parallel num_threads(n_threads) reduction(max : failed)
+    const int n_useful = qni_useful_threads(n_threads, m * n * k);
+#pragma omp parallel num_threads(n_useful) reduction(max : failed)
     {
         qni_one_thread_each();
         if (precision != QNI_F32) {

@@ -9,7 +9,11 @@
 
 #include "base/banned.h"
 
-enum { CHUNK_VALUES = 1 << 15 }; /* of an element-wise task: 128 KiB, a share of a level-2 cache */
+enum {
+    CHUNK_VALUES = 1 << 15,      /* of an element-wise task: 128 KiB, a share of a level-2 cache */
+    THREAD_OPERATIONS = 1 << 19, /* multiply-adds that are worth a thread */
+    OPERATIONS_A_VALUE = 16      /* what an element-wise step costs, in multiply-adds: it waits for memory */
+};
 
 int64_t qni_ceil_div(int64_t a, int64_t b) {
     return a / b + (a % b != 0);
@@ -50,6 +54,10 @@ void *qni_work_slice(const qni_work *work) {
     return work->base + work->slices + (size_t)omp_get_thread_num() * work->slice_bytes;
 }
 
+int qni_useful_threads(int n_threads, int64_t n_operations) {
+    return (int)qni_min(n_threads, n_operations / THREAD_OPERATIONS + 1);
+}
+
 float qni_float_of_bits(uint32_t bits) {
     float value;
     memcpy(&value, &bits, sizeof value);
@@ -58,13 +66,15 @@ float qni_float_of_bits(uint32_t bits) {
 
 static void rms_norm(qn_ops *ops, const float *x, const float *w, double eps, int64_t rows, int64_t n,
                      float *y, int n_threads) {
-#pragma omp parallel for schedule(static) num_threads(n_threads)
+    const int n_useful = qni_useful_threads(n_threads, rows * n * OPERATIONS_A_VALUE);
+#pragma omp parallel for schedule(static) num_threads(n_useful)
     for (int64_t r = 0; r < rows; r++) ops->kernels->rms_norm(x + r * n, w, eps, n, y + r * n);
 }
 
 static void rope(qn_ops *ops, float *x, const qni_rope_table *table, const int64_t *positions, int64_t rows,
                  int64_t heads, int64_t head_dim, int n_threads) {
-#pragma omp parallel for schedule(static) num_threads(n_threads)
+    const int n_useful = qni_useful_threads(n_threads, rows * heads * head_dim * OPERATIONS_A_VALUE);
+#pragma omp parallel for schedule(static) num_threads(n_useful)
     for (int64_t r = 0; r < rows; r++) {
         const float *cosine = table->cosine + positions[r] * table->half;
         const float *sine = table->sine + positions[r] * table->half;
@@ -77,8 +87,9 @@ static void rope(qn_ops *ops, float *x, const qni_rope_table *table, const int64
 static void each_chunk(uint32_t (*kernel)(float *, const float *, int64_t), float *x, const float *y,
                        int64_t n, int n_threads, float *largest) {
     const int64_t n_chunks = qni_ceil_div(n, CHUNK_VALUES);
+    const int n_useful = qni_useful_threads(n_threads, n * OPERATIONS_A_VALUE);
     uint32_t bits = 0;
-#pragma omp parallel for schedule(static) num_threads(n_threads) reduction(max : bits)
+#pragma omp parallel for schedule(static) num_threads(n_useful) reduction(max : bits)
     for (int64_t c = 0; c < n_chunks; c++) {
         const int64_t first = c * CHUNK_VALUES;
         const uint32_t chunk_bits = kernel(x + first, y + first, qni_min(CHUNK_VALUES, n - first));

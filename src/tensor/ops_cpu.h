@@ -23,6 +23,10 @@ void *qni_work_slice(const qni_work *work); /* of the calling OpenMP thread */
 /* Bytes of n elements, rounded up so that what follows is aligned too. */
 size_t qni_aligned_bytes(int64_t n, size_t size);
 
+/* How many of N_THREADS are worth waking for so many multiply-adds: none for less than some 10 microseconds
+ * each. */
+int qni_useful_threads(int n_threads, int64_t n_operations);
+
 float qni_float_of_bits(uint32_t bits);
 int64_t qni_ceil_div(int64_t a, int64_t b);
 int64_t qni_min(int64_t a, int64_t b);
