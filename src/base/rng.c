@@ -34,8 +34,7 @@ static void seed_pool(uint64_t seed, const uint32_t *key, uint32_t pool[POOL_WOR
         }
     }
     for (int i = 0; key && i < KEY_WORDS; i++) {
-        for (int to = 0; to < POOL_WORDS; to++)
-            pool[to] = mix(pool[to], hash_entropy(key[i], &multiplier));
+        for (int to = 0; to < POOL_WORDS; to++) pool[to] = mix(pool[to], hash_entropy(key[i], &multiplier));
     }
 }
 

@@ -25,15 +25,15 @@ QN_API void qn_checkpoint_close(qn_checkpoint *checkpoint);
 
 QN_API const qn_config *qn_checkpoint_config(const qn_checkpoint *checkpoint);
 QN_API const qn_layout *qn_checkpoint_layout(const qn_checkpoint *checkpoint);
-QN_API qn_store        *qn_checkpoint_store(const qn_checkpoint *checkpoint);
-QN_API bool             qn_checkpoint_is_artifact(const qn_checkpoint *checkpoint);
+QN_API qn_store *qn_checkpoint_store(const qn_checkpoint *checkpoint);
+QN_API bool qn_checkpoint_is_artifact(const qn_checkpoint *checkpoint);
 
 /* The weight of layout entry INDEX; lives as long as the checkpoint. */
 QN_API const qn_weight *qn_checkpoint_weight(const qn_checkpoint *checkpoint, int64_t index);
 
 /* Reads all weights once and refuses NaN and infinity, naming tensor and index. Parallel; cost: one pass over the bytes. */
-QN_NODISCARD QN_API qn_status qn_checkpoint_check_finite(const qn_checkpoint *checkpoint, const qn_context *ctx,
-                                                         qn_error *err);
+QN_NODISCARD QN_API qn_status qn_checkpoint_check_finite(const qn_checkpoint *checkpoint,
+                                                         const qn_context *ctx, qn_error *err);
 
 /* SHA-256 over the weight files in name order (each file's digest, hashed again as the lines `<hex>  <name>\n`), for provenance. */
 QN_NODISCARD QN_API qn_status qn_checkpoint_sha256(const qn_checkpoint *checkpoint, const qn_context *ctx,
@@ -43,7 +43,8 @@ QN_NODISCARD QN_API qn_status qn_checkpoint_sha256(const qn_checkpoint *checkpoi
  * example "3072x1024 ternary/64 q4/128 12". Format writes at most n_bytes; parse checks all fields. */
 enum { QN_PACKED_SPEC_BYTES = 128 };
 QN_API void qn_packed_spec_format(const qn_encoded *e, char *buffer, size_t n_bytes);
-QN_NODISCARD QN_API qn_status qn_packed_spec_parse(const char *text, const char *name, qn_encoded *out, qn_error *err);
+QN_NODISCARD QN_API qn_status qn_packed_spec_parse(const char *text, const char *name, qn_encoded *out,
+                                                   qn_error *err);
 
 #ifdef __cplusplus
 }

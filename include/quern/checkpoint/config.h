@@ -24,11 +24,11 @@ typedef enum qn_rope_kind { QN_ROPE_DEFAULT, QN_ROPE_YARN } qn_rope_kind;
 
 typedef struct qn_rope {
     qn_rope_kind kind;
-    double       theta;
+    double theta;
     /* yarn only */
     double factor, beta_fast, beta_slow, attention_factor; /* attention_factor resolved; 1 for "default" */
     double original_positions;
-    bool   truncate;
+    bool truncate;
 } qn_rope;
 
 typedef struct qn_config {
@@ -41,19 +41,19 @@ typedef struct qn_config {
     int64_t n_kv_heads;        /* Hkv */
     int64_t head_dim;          /* D */
     int64_t max_positions;
-    double  rms_norm_eps;
-    bool    tied;              /* the head is the embedding */
-    bool    qkv_bias, o_bias;  /* qwen2: true, false; qwen3: attention_bias for both */
+    double rms_norm_eps;
+    bool tied;             /* the head is the embedding */
+    bool qkv_bias, o_bias; /* qwen2: true, false; qwen3: attention_bias for both */
     qn_rope rope;
-    int64_t sliding_window;    /* keys visible to a query in the sliding layers; 0 when none slides */
-    bool   *layer_slides;      /* [L] owned */
-    int64_t eos_token_id;      /* first one when the file lists several; -1 when absent */
-    char   *json;              /* the file's text as read, owned: unknown keys survive a rewrite */
+    int64_t sliding_window; /* keys visible to a query in the sliding layers; 0 when none slides */
+    bool *layer_slides;     /* [L] owned */
+    int64_t eos_token_id;   /* first one when the file lists several; -1 when absent */
+    char *json;             /* the file's text as read, owned: unknown keys survive a rewrite */
 } qn_config;
 
 /* Parses the text of a config.json. NAME is for messages. */
-QN_NODISCARD QN_API qn_status qn_config_parse(const void *text, size_t n_bytes, const char *name, qn_config *out,
-                                              qn_error *err);
+QN_NODISCARD QN_API qn_status qn_config_parse(const void *text, size_t n_bytes, const char *name,
+                                              qn_config *out, qn_error *err);
 QN_NODISCARD QN_API qn_status qn_config_copy(const qn_config *config, qn_config *out, qn_error *err);
 QN_API void qn_config_release(qn_config *config);
 

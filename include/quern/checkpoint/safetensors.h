@@ -23,10 +23,10 @@ QN_NODISCARD QN_API qn_status qn_safetensors_parse(const uint8_t *data, size_t n
 QN_API void qn_safetensors_free(qn_safetensors *file);
 
 /* Entries in the order of their bytes in the file. */
-QN_API size_t         qn_safetensors_count(const qn_safetensors *file);
-QN_API const char    *qn_safetensors_tensor_name(const qn_safetensors *file, size_t index);
+QN_API size_t qn_safetensors_count(const qn_safetensors *file);
+QN_API const char *qn_safetensors_tensor_name(const qn_safetensors *file, size_t index);
 QN_API const qn_view *qn_safetensors_view(const qn_safetensors *file, size_t index);
-QN_API bool           qn_safetensors_find(const qn_safetensors *file, const char *tensor, size_t *index);
+QN_API bool qn_safetensors_find(const qn_safetensors *file, const char *tensor, size_t *index);
 
 /* A string of the header's __metadata__ object, or NULL. */
 QN_API const char *qn_safetensors_metadata(const qn_safetensors *file, const char *key);
@@ -34,7 +34,7 @@ QN_API const char *qn_safetensors_metadata(const qn_safetensors *file, const cha
 /* What to write: names and views; with data NULL only the header is laid out. */
 typedef struct qn_safetensors_item {
     const char *name;
-    qn_view     view;
+    qn_view view;
 } qn_safetensors_item;
 typedef struct qn_safetensors_meta {
     const char *key, *value;
@@ -45,13 +45,13 @@ typedef struct qn_safetensors_meta {
  * that is larger. Keys of `meta` are written in the given order. *header is owned (free()). Same input, same bytes. */
 QN_NODISCARD QN_API qn_status qn_safetensors_header(const qn_safetensors_item *items, size_t n_items,
                                                     const qn_safetensors_meta *meta, size_t n_meta,
-                                                    size_t min_header_bytes, uint8_t **header, size_t *n_bytes,
-                                                    qn_error *err);
+                                                    size_t min_header_bytes, uint8_t **header,
+                                                    size_t *n_bytes, qn_error *err);
 
 /* Writes a whole file durably. hex (may be NULL) receives its SHA-256. */
-QN_NODISCARD QN_API qn_status qn_safetensors_save(const char *path, const qn_safetensors_item *items, size_t n_items,
-                                                  const qn_safetensors_meta *meta, size_t n_meta,
-                                                  char hex[QN_SHA256_HEX], qn_error *err);
+QN_NODISCARD QN_API qn_status qn_safetensors_save(const char *path, const qn_safetensors_item *items,
+                                                  size_t n_items, const qn_safetensors_meta *meta,
+                                                  size_t n_meta, char hex[QN_SHA256_HEX], qn_error *err);
 
 #ifdef __cplusplus
 }

@@ -32,49 +32,56 @@ typedef struct qn_codec {
     int32_t group_size; /* columns per scale; 0: the whole row */
 } qn_codec;
 
-QN_API const char *qn_code_name(qn_code code); /* "sign", "ternary", "q4"; "none" for any other number */
-QN_API qn_code     qn_code_from_name(const char *name); /* QN_CODE_NONE for any other name */
-QN_API int         qn_code_max(qn_code code); /* largest |q|: 1, 1, 7 */
+QN_API const char *qn_code_name(qn_code code);      /* "sign", "ternary", "q4"; "none" for any other number */
+QN_API qn_code qn_code_from_name(const char *name); /* QN_CODE_NONE for any other name */
+QN_API int qn_code_max(qn_code code);               /* largest |q|: 1, 1, 7 */
 
-QN_API int64_t qn_codec_groups(qn_codec codec, int64_t cols);      /* G, scales per row */
-QN_API int64_t qn_codec_code_bytes(qn_codec codec, int64_t cols);  /* bytes of one row's codes, padding included */
-QN_API int64_t qn_codec_row_bytes(qn_codec codec, int64_t cols);   /* codes and fp16 scales of one row */
+QN_API int64_t qn_codec_groups(qn_codec codec, int64_t cols); /* G, scales per row */
+QN_API int64_t qn_codec_code_bytes(qn_codec codec, int64_t cols); /* of one row's codes with their padding */
+QN_API int64_t qn_codec_row_bytes(qn_codec codec, int64_t cols); /* codes and fp16 scales of one row */
 
 /* Packs q[cols] (each within the code's range; sign has no 0) into out[qn_codec_code_bytes]. */
 QN_API void qn_codec_pack_row(qn_codec codec, const int8_t *q, int64_t cols, uint8_t *out);
 
 /* Unpacks the integers of one row. Illegal codes (a base-3 byte above 242, q4 -8, non-zero padding) give
  * QN_E_VALUE with the column in the message. */
-QN_NODISCARD QN_API qn_status qn_codec_unpack_row(qn_codec codec, const uint8_t *codes, int64_t cols, int8_t *q,
-                                                  qn_error *err);
+QN_NODISCARD QN_API qn_status qn_codec_unpack_row(qn_codec codec, const uint8_t *codes, int64_t cols,
+                                                  int8_t *q, qn_error *err);
 
 /* out[cols] = scale * q for one row whose codes are known to be legal. */
-QN_API void qn_codec_decode_row(qn_codec codec, const uint8_t *codes, const uint16_t *scales, int64_t cols, float *out);
+QN_API void qn_codec_decode_row(qn_codec codec, const uint8_t *codes, const uint16_t *scales, int64_t cols,
+                                float *out);
 
 /* An encoded matrix "rowmix": most rows in the native code, a few rescue rows in q4.
  *
  * The arrays are borrowed (from a mapped payload, at any address: the scales need not be aligned) or owned through
  * `owned`; `slot` is derived by qn_encoded_bind. */
 typedef struct qn_encoded {
-    int64_t  rows, cols;
+    int64_t rows, cols;
     qn_codec native;
-    qn_codec rescue;                /* {QN_CODE_Q4, 128} in this version; code NONE when no row is rescued */
-    int64_t  n_rescue_rows;
-    const uint8_t  *rescue_mask;    /* [ceil(R/8)] LSB first, 1 = rescued; NULL when n_rescue_rows == 0 */
-    const uint8_t  *codes;          /* [R - n_rescue_rows][native code bytes], native rows in order */
-    const uint16_t *scales;         /* [R - n_rescue_rows][G native] fp16 bits */
-    const uint8_t  *rescue_codes;   /* [n_rescue_rows][rescue code bytes] */
-    const uint16_t *rescue_scales;  /* [n_rescue_rows][G rescue] fp16 bits */
-    int32_t        *slot;           /* [R] row r lies at native index slot[r], or at rescue index ~slot[r]; owned */
-    void           *owned;          /* one block behind the arrays above, or NULL when they are borrowed */
+    qn_codec rescue; /* {QN_CODE_Q4, 128} in this version; code NONE when no row is rescued */
+    int64_t n_rescue_rows;
+    const uint8_t *rescue_mask;    /* [ceil(R/8)] LSB first, 1 = rescued; NULL when n_rescue_rows == 0 */
+    const uint8_t *codes;          /* [R - n_rescue_rows][native code bytes], native rows in order */
+    const uint16_t *scales;        /* [R - n_rescue_rows][G native] fp16 bits */
+    const uint8_t *rescue_codes;   /* [n_rescue_rows][rescue code bytes] */
+    const uint16_t *rescue_scales; /* [n_rescue_rows][G rescue] fp16 bits */
+    int32_t *slot; /* [R] row r lies at native index slot[r], or at rescue index ~slot[r]; owned */
+    void *owned;   /* one block behind the arrays above, or NULL when they are borrowed */
 } qn_encoded;
 
 /* Roles of stored bytes as the contract's manifest names them. */
 typedef enum qn_role {
-    QN_ROLE_BINARY, QN_ROLE_TERNARY, QN_ROLE_RESCUE, QN_ROLE_SCALE, QN_ROLE_SIDE, QN_ROLE_METADATA,
+    QN_ROLE_BINARY,
+    QN_ROLE_TERNARY,
+    QN_ROLE_RESCUE,
+    QN_ROLE_SCALE,
+    QN_ROLE_SIDE,
+    QN_ROLE_METADATA,
     QN_ROLE_COUNT
 } qn_role;
-QN_API const char *qn_role_name(qn_role role); /* "binary", "ternary", "rescue_q4", "scale", "side", "metadata" */
+/* "binary", "ternary", "rescue_q4", "scale", "side", "metadata" */
+QN_API const char *qn_role_name(qn_role role);
 
 /* The stored arrays of an encoded matrix, as the payload file names them: tensor NAME + suffix.
  *   .codes U8 [R-r, b]   .scales F16 [R-r, G]   .rescue_mask U8 [ceil(R/8)]   .rescue_codes U8 [r, b4]
@@ -82,8 +89,8 @@ QN_API const char *qn_role_name(qn_role role); /* "binary", "ternary", "rescue_q
  * Matrices without rescue rows have the first two only; matrices with nothing but rescue rows lack those two. */
 typedef struct qn_part {
     const char *suffix; /* static string */
-    qn_role     role;
-    qn_view     view; /* data NULL when only the layout was asked for */
+    qn_role role;
+    qn_view view; /* data NULL when only the layout was asked for */
 } qn_part;
 enum { QN_MAX_PARTS = 8 };
 
@@ -95,7 +102,7 @@ QN_API int64_t qn_encoded_bytes(const qn_encoded *e);
 
 /* The same arrays as qn_encoded's, writable; for whoever fills a fresh matrix. */
 typedef struct qn_encoded_arrays {
-    uint8_t  *rescue_mask, *codes, *rescue_codes;
+    uint8_t *rescue_mask, *codes, *rescue_codes;
     uint16_t *scales, *rescue_scales;
 } qn_encoded_arrays;
 
@@ -121,8 +128,8 @@ typedef enum qn_weight_kind { QN_WEIGHT_NONE, QN_WEIGHT_DENSE, QN_WEIGHT_ENCODED
 
 typedef struct qn_weight {
     qn_weight_kind kind;
-    qn_view        dense;   /* kind DENSE: [R, C] or [C], F32, F16 or BF16 */
-    qn_encoded     encoded; /* kind ENCODED: bound */
+    qn_view dense;      /* kind DENSE: [R, C] or [C], F32, F16 or BF16 */
+    qn_encoded encoded; /* kind ENCODED: bound */
 } qn_weight;
 
 QN_API int64_t qn_weight_rows(const qn_weight *w); /* 1 for a vector */

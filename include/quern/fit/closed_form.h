@@ -27,7 +27,7 @@ typedef enum qn_fit_rule { QN_FIT_OPTIMAL, QN_FIT_PUBLISHED } qn_fit_rule;
 
 /* Scratch for rows of up to `cols` columns; one per thread. */
 typedef struct qn_fit_scratch {
-    void   *block; /* owned */
+    void *block; /* owned */
     int64_t cols;
 } qn_fit_scratch;
 QN_NODISCARD QN_API qn_status qn_fit_scratch_init(qn_fit_scratch *scratch, int64_t cols, qn_error *err);

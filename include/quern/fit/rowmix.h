@@ -24,23 +24,23 @@ typedef struct qn_row_errors {
 } qn_row_errors;
 
 typedef struct qn_sensitivity_tensor {
-    int64_t        entry; /* layout index of the matrix */
-    qn_codec       native;
-    int64_t        rows, cols;
-    int64_t        extra_bytes; /* price of rescuing one row: bytes of a rescue row less those of a native row */
-    double         energy;      /* sum w^2 of the tensor */
-    qn_row_errors *errors;      /* [rows] owned */
+    int64_t entry; /* layout index of the matrix */
+    qn_codec native;
+    int64_t rows, cols;
+    int64_t extra_bytes;   /* price of rescuing one row: bytes of a rescue row less those of a native row */
+    double energy;         /* sum w^2 of the tensor */
+    qn_row_errors *errors; /* [rows] owned */
 } qn_sensitivity_tensor;
 
 typedef struct qn_sensitivity {
     qn_sensitivity_tensor *tensors; /* owned, in layout order */
-    int64_t                n;
-    bool                   weighted; /* second moments were given: rank by the weighted errors */
+    int64_t n;
+    bool weighted; /* second moments were given: rank by the weighted errors */
 } qn_sensitivity;
 
 typedef struct qn_rowmix_options {
-    qn_codec    native;
-    qn_codec    rescue; /* {QN_CODE_Q4, 128} */
+    qn_codec native;
+    qn_codec rescue; /* {QN_CODE_Q4, 128} */
     qn_fit_rule rule;
     const qn_second_moments *moments; /* or NULL: plain; borrowed */
 } qn_rowmix_options;
@@ -48,8 +48,9 @@ typedef struct qn_rowmix_options {
 /* Measures every row of every matrix. NaN or infinity in a weight is QN_E_VALUE naming tensor, row and column.
  * Parallel over rows, a few rows in memory per thread; the result does not depend on threads. Cost: one pass over the
  * weights. */
-QN_NODISCARD QN_API qn_status qn_sensitivity_measure(const qn_checkpoint *checkpoint, const qn_rowmix_options *options,
-                                                     const qn_context *ctx, qn_sensitivity *out, qn_error *err);
+QN_NODISCARD QN_API qn_status qn_sensitivity_measure(const qn_checkpoint *checkpoint,
+                                                     const qn_rowmix_options *options, const qn_context *ctx,
+                                                     qn_sensitivity *out, qn_error *err);
 QN_API void qn_sensitivity_release(qn_sensitivity *sensitivity);
 
 /* The gain of rescuing a row, in the errors the table is ranked by. */
@@ -62,22 +63,24 @@ typedef struct qn_rescue_limits {
 
 /* The choice: rescued[t][row] for tensor t of the table. */
 typedef struct qn_rescue_choice {
-    uint8_t **rescued;        /* [n][rows] 0 or 1; owned */
-    int64_t  *n_rescued_rows; /* [n] owned */
-    int64_t   n, n_weights, extra_bytes;
+    uint8_t **rescued;       /* [n][rows] 0 or 1; owned */
+    int64_t *n_rescued_rows; /* [n] owned */
+    int64_t n, n_weights, extra_bytes;
 } qn_rescue_choice;
 
 /* Greedy by gain per byte (rows that cost nothing first; ties: earlier tensor, then earlier row); a row that no longer
  * fits is passed over and smaller ones may still be taken. Rows without gain are never taken. Deterministic. */
-QN_NODISCARD QN_API qn_status qn_rescue_choose(const qn_sensitivity *sensitivity, const qn_rescue_limits *limits,
-                                               qn_rescue_choice *out, qn_error *err);
+QN_NODISCARD QN_API qn_status qn_rescue_choose(const qn_sensitivity *sensitivity,
+                                               const qn_rescue_limits *limits, qn_rescue_choice *out,
+                                               qn_error *err);
 QN_API void qn_rescue_choice_release(qn_rescue_choice *choice);
 
 /* Encodes one matrix: native rows by the closed form, rescued rows in q4. rescued [rows] may be NULL. h [cols] or NULL
  * (options->moments is not read). *out is owned and bound. Parallel; the bytes do not depend on threads. */
 QN_NODISCARD QN_API qn_status qn_rowmix_encode(const qn_weight *weight, const char *name,
-                                               const qn_rowmix_options *options, const float *h, const uint8_t *rescued,
-                                               const qn_context *ctx, qn_encoded *out, qn_error *err);
+                                               const qn_rowmix_options *options, const float *h,
+                                               const uint8_t *rescued, const qn_context *ctx, qn_encoded *out,
+                                               qn_error *err);
 
 #ifdef __cplusplus
 }

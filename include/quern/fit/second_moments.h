@@ -28,7 +28,8 @@ typedef struct qn_second_moments {
  * of another model (QN_E_ARGUMENT). Cost: one pass over the file, and one over the checkpoint where `model_sha256` is
  * to be compared. */
 QN_NODISCARD QN_API qn_status qn_second_moments_load(const char *path, const qn_checkpoint *checkpoint,
-                                                     const qn_context *ctx, qn_second_moments *out, qn_error *err);
+                                                     const qn_context *ctx, qn_second_moments *out,
+                                                     qn_error *err);
 
 /* Idempotent; a zeroed struct is fine. */
 QN_API void qn_second_moments_release(qn_second_moments *moments);

@@ -18,13 +18,13 @@ QN_NODISCARD QN_API qn_status qn_session_new(const qn_model *model, int64_t max_
 QN_API void qn_session_free(qn_session *session);
 
 /* Appends ids and computes the logits [V] after the last one. Equal to the walk's logits up to rounding. */
-QN_NODISCARD QN_API qn_status qn_session_feed(qn_session *session, const int32_t *ids, int64_t n, float *logits,
-                                              qn_error *err);
+QN_NODISCARD QN_API qn_status qn_session_feed(qn_session *session, const int32_t *ids, int64_t n,
+                                              float *logits, qn_error *err);
 
 typedef struct qn_sampling {
-    double  temperature; /* 0: the largest logit, ties to the lowest id */
-    int64_t top_k;       /* 0: all */
-    double  top_p;       /* 1: all */
+    double temperature; /* 0: the largest logit, ties to the lowest id */
+    int64_t top_k;      /* 0: all */
+    double top_p;       /* 1: all */
 } qn_sampling;
 
 /* Draws an id from logits [V]. Order of filters as in transformers: temperature, top-k, top-p. */

@@ -24,21 +24,22 @@ typedef struct qn_gradients {
     int64_t n;
 } qn_gradients;
 
-QN_NODISCARD QN_API qn_status qn_gradients_alloc(const qn_layout *layout, qn_gradients *out, qn_error *err); /* zeroed */
+/* Zeroed gradients. */
+QN_NODISCARD QN_API qn_status qn_gradients_alloc(const qn_layout *layout, qn_gradients *out, qn_error *err);
 QN_API void qn_gradients_clear(qn_gradients *gradients, const qn_layout *layout);
 QN_API void qn_gradients_release(qn_gradients *gradients);
 
 typedef struct qn_loss_options {
     qn_compute compute;
-    double     ce_weight;             /* 1 for plain training */
-    double     kl_weight;             /* 0: no teacher */
-    const qn_model *teacher;          /* kl only; borrowed; same vocabulary */
-    const float    *teacher_hidden;   /* kl only; [T, h of the teacher] after the teacher's final norm; borrowed */
-    double     scale;                 /* multiplies the gradients, for example 1 / number of targets of the step */
+    double ce_weight;            /* 1 for plain training */
+    double kl_weight;            /* 0: no teacher */
+    const qn_model *teacher;     /* kl only; borrowed; same vocabulary */
+    const float *teacher_hidden; /* kl only; [T, h of the teacher] after the teacher's final norm; borrowed */
+    double scale;                /* multiplies the gradients, for example 1 / number of targets of the step */
 } qn_loss_options;
 
 typedef struct qn_loss {
-    double  ce_nats, kl_nats; /* sums over the targets, unweighted */
+    double ce_nats, kl_nats; /* sums over the targets, unweighted */
     int64_t n_targets;
 } qn_loss;
 

@@ -14,7 +14,7 @@ QN_NODISCARD QN_API qn_status qn_model_open(const char *path, qn_model **out, qn
 QN_API void qn_model_close(qn_model *model);
 
 QN_API const qn_checkpoint *qn_model_checkpoint(const qn_model *model);
-QN_API const qn_config     *qn_model_config(const qn_model *model);
+QN_API const qn_config *qn_model_config(const qn_model *model);
 
 /* Replaces the weight of layout entry INDEX by a borrowed one of the same shape (a fake-quantised or a packed matrix):
  * how a student is walked. NULL restores the checkpoint's own. Not while a walk runs. */

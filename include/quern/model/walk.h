@@ -20,7 +20,7 @@ typedef enum qn_compute { QN_COMPUTE_F32, QN_COMPUTE_BF16 } qn_compute;
 typedef struct qn_sequences {
     const int32_t *ids;    /* [T] */
     const int64_t *starts; /* [n + 1] */
-    int64_t        n;
+    int64_t n;
 } qn_sequences;
 
 /* Guests of the walk. Any callback may be NULL. Called on the calling thread, in walk order; a status other than QN_OK
@@ -30,8 +30,8 @@ typedef struct qn_walk_observer {
     qn_status (*on_hidden)(void *user, int64_t depth, const float *x, int64_t n_tokens, qn_error *err);
     /* The input of a linear layer (before its matrix): layout entry INDEX, rows first_token .. first_token + n_tokens of
      * x [n_tokens, cols]. All tokens are covered, in order, possibly in several calls. */
-    qn_status (*on_linear_input)(void *user, int64_t index, const float *x, int64_t first_token, int64_t n_tokens,
-                                 int64_t cols, qn_error *err);
+    qn_status (*on_linear_input)(void *user, int64_t index, const float *x, int64_t first_token,
+                                 int64_t n_tokens, int64_t cols, qn_error *err);
     /* What a block's attention and its MLP add to the stream (before the sum): [n_tokens, h], rows as above. */
     qn_status (*on_branch)(void *user, int64_t layer, bool is_mlp, const float *y, int64_t first_token,
                            int64_t n_tokens, qn_error *err);
@@ -39,13 +39,14 @@ typedef struct qn_walk_observer {
 } qn_walk_observer;
 
 typedef struct qn_walk_options {
-    qn_compute              compute;
+    qn_compute compute;
     const qn_walk_observer *observer; /* borrowed, or NULL */
 } qn_walk_options;
 
 typedef struct qn_walk_stats {
-    double largest_activation; /* largest |value| of any linear output, branch product or residual seen; logits too once scored */
-    char   largest_where[96];  /* "layer 3 mlp.down_proj output" */
+    double
+        largest_activation; /* largest |value| of any linear output, branch product or residual seen; logits too once scored */
+    char largest_where[96]; /* "layer 3 mlp.down_proj output" */
 } qn_walk_stats;
 
 /* hidden [T, h] receives the stream after the final norm; it is the walk's working space, undefined after a failure. An
@@ -56,14 +57,15 @@ QN_NODISCARD QN_API qn_status qn_walk(const qn_model *model, const qn_sequences 
                                       qn_walk_stats *stats, qn_error *err);
 
 /* logits [n, V] = head(hidden [n, h]). */
-QN_NODISCARD QN_API qn_status qn_head_logits(const qn_model *model, const float *hidden, int64_t n, qn_compute compute,
-                                             const qn_context *ctx, float *logits, qn_walk_stats *stats, qn_error *err);
+QN_NODISCARD QN_API qn_status qn_head_logits(const qn_model *model, const float *hidden, int64_t n,
+                                             qn_compute compute, const qn_context *ctx, float *logits,
+                                             qn_walk_stats *stats, qn_error *err);
 
 /* nll[i] = logsumexp(logits_i) - logits_i[targets[i]] in nats, without ever holding all logits: the vocabulary is walked
  * in blocks with a running maximum and a double sum. */
-QN_NODISCARD QN_API qn_status qn_head_nll(const qn_model *model, const float *hidden, const int32_t *targets, int64_t n,
-                                          qn_compute compute, const qn_context *ctx, double *nll, qn_walk_stats *stats,
-                                          qn_error *err);
+QN_NODISCARD QN_API qn_status qn_head_nll(const qn_model *model, const float *hidden, const int32_t *targets,
+                                          int64_t n, qn_compute compute, const qn_context *ctx, double *nll,
+                                          qn_walk_stats *stats, qn_error *err);
 
 #ifdef __cplusplus
 }

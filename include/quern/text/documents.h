@@ -13,15 +13,17 @@ extern "C" {
 #endif
 
 typedef struct qn_document {
-    const char *text; /* borrowed from the set; valid UTF-8 (invalid input sequences became U+FFFD); may hold NUL */
-    size_t      n_bytes;
+    const char
+        *text; /* borrowed from the set; valid UTF-8 (invalid input sequences became U+FFFD); may hold NUL */
+    size_t n_bytes;
 } qn_document;
 
 typedef struct qn_documents {
     qn_document *documents; /* owned */
-    int64_t      n;
-    char        *storage; /* owned; what the documents point into */
-    char         sha256[QN_SHA256_HEX]; /* of the documents joined by a blank line (two LF), as the contract reports it */
+    int64_t n;
+    char *storage; /* owned; what the documents point into */
+    char sha256
+        [QN_SHA256_HEX]; /* of the documents joined by a blank line (two LF), as the contract reports it */
 } qn_documents;
 
 /* Reads PATH: .jsonl/.ndjson with {"text": ...} objects or plain strings, one a line (blank lines skipped); .txt with documents

@@ -19,15 +19,18 @@ extern "C" {
 #endif
 
 typedef enum qn_protocol_kind {
-    QN_PROTOCOL_HELDOUT, QN_PROTOCOL_LLAMA_512, QN_PROTOCOL_WINDOW, QN_PROTOCOL_STRIDE
+    QN_PROTOCOL_HELDOUT,
+    QN_PROTOCOL_LLAMA_512,
+    QN_PROTOCOL_WINDOW,
+    QN_PROTOCOL_STRIDE
 } qn_protocol_kind;
 
 typedef struct qn_protocol {
     qn_protocol_kind kind;
-    int64_t          max_tokens;   /* heldout */
-    int64_t          window, stride;
-    int64_t          max_windows;  /* joined protocols; 0: all */
-    const char      *join;         /* borrowed token text, or NULL */
+    int64_t max_tokens; /* heldout */
+    int64_t window, stride;
+    int64_t max_windows; /* joined protocols; 0: all */
+    const char *join;    /* borrowed token text, or NULL */
 } qn_protocol;
 
 /* heldout, 512 tokens. */
@@ -40,20 +43,20 @@ QN_NODISCARD QN_API qn_status qn_protocol_parse(const char *text, qn_protocol *o
 QN_API void qn_protocol_format(const qn_protocol *protocol, char *buffer, size_t n_bytes);
 
 typedef struct qn_window {
-    int64_t first;        /* index of its first id in qn_windows.ids */
+    int64_t first; /* index of its first id in qn_windows.ids */
     int64_t n_ids;
     int64_t first_target; /* window-relative index of the first scored id, >= 1; targets run to n_ids - 1 */
 } qn_window;
 
 typedef struct qn_windows {
-    int32_t   *ids; /* owned; windows may overlap in it (stride) */
-    int64_t    n_ids;
+    int32_t *ids; /* owned; windows may overlap in it (stride) */
+    int64_t n_ids;
     qn_window *windows; /* owned */
-    int64_t    n_windows;
-    int64_t    n_targets;      /* sum of n_ids - first_target */
-    int64_t    target_bytes;   /* bytes of text the scored ids stand for; join tokens stand for none */
+    int64_t n_windows;
+    int64_t n_targets;    /* sum of n_ids - first_target */
+    int64_t target_bytes; /* bytes of text the scored ids stand for; join tokens stand for none */
     /* heldout: as listed above. Joined: documents whose text begins before the end of the last window, and the rest. */
-    int64_t    docs_scored, docs_skipped;
+    int64_t docs_scored, docs_skipped;
 } qn_windows;
 
 /* Cuts DOCUMENTS. QN_E_VALUE when nothing can be scored (all too short), saying why; QN_E_VALUE when `join` is no token.
