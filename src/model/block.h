@@ -28,12 +28,23 @@ typedef struct qni_workspace {
     float *gate, *up;       /* [MLP chunk, I] */
 } qni_workspace;
 
+struct qni_backward; /* backward.h */
+
 typedef struct qni_mixer {
     /* Floats of work space for n tokens. */
     int64_t (*work_floats)(const qn_model *model, int64_t n_tokens);
     /* y [n, h] = mix(u [n, h]); u is the normed stream. cache may be NULL. */
     qn_status (*forward)(const qni_pass *pass, const qni_layer *layer, const qni_chunk *chunk, const float *u,
                          qni_cache *cache, float *work, float *y, qn_error *err);
+
+    /* Floats of work space that hold the inside of the mixer and its gradients, n tokens. */
+    int64_t (*backward_floats)(const qn_model *model, int64_t n_tokens);
+    /* As forward, over whole sequences; WORK keeps what backward needs. */
+    qn_status (*recompute)(const qni_pass *pass, const qni_layer *layer, const qni_chunk *chunk,
+                           const float *u, float *work, float *y, qn_error *err);
+    /* du [n, h] = gradient with respect to u, from dy [n, h]; adds those of the layer's weights. */
+    qn_status (*backward)(const struct qni_backward *backward, const qni_layer *layer, const qni_chunk *chunk,
+                          const float *u, const float *dy, float *work, float *du, qn_error *err);
 } qni_mixer;
 
 extern const qni_mixer qni_mixer_attention;

@@ -1,65 +1,11 @@
 #include "quern/model/walk.h"
 
-#include "base/alloc.h"
-#include "model/block.h"
+#include "model/walk_plan.h"
 #include "model/walk_stage.h"
-
-#include <stdlib.h>
 
 #include "base/banned.h"
 
-enum { CHUNK_TOKENS = 4096 }; /* whole sequences up to this many tokens pass a block together */
-
-/* The sequences grouped into chunks. */
-typedef struct walk_plan {
-    qni_chunk *chunks;  /* owned */
-    qni_span *spans;    /* owned [n sequences] */
-    int64_t *positions; /* owned [T] */
-    int64_t n_chunks, n_tokens;
-    int64_t longest_chunk, longest_sequence;
-} walk_plan;
-
-static void walk_plan_release(walk_plan *plan) {
-    free(plan->chunks);
-    free(plan->spans);
-    free(plan->positions);
-}
-
-static qn_status check_sequences(const qn_sequences *sequences, qn_error *err) {
-    if (sequences->n < 0 || sequences->starts[0] != 0)
-        return qn_fail(err, QN_E_ARGUMENT, "sequences must start at 0");
-    for (int64_t i = 0; i < sequences->n; i++) {
-        if (sequences->starts[i + 1] < sequences->starts[i])
-            return qn_fail(err, QN_E_ARGUMENT, "sequence %lld ends before it starts", (long long)i);
-    }
-    return QN_OK;
-}
-
-static qn_status make_plan(const qn_sequences *sequences, walk_plan *plan, qn_error *err) {
-    const int64_t *starts = sequences->starts;
-    qni_chunk *chunk = NULL;
-    plan->n_tokens = starts[sequences->n];
-    plan->chunks = qni_alloc_array(sequences->n, sizeof *plan->chunks);
-    plan->spans = qni_alloc_array(sequences->n, sizeof *plan->spans);
-    plan->positions = qni_alloc_array(plan->n_tokens, sizeof *plan->positions);
-    if (!plan->chunks || !plan->spans || !plan->positions) return qni_fail_nomem(err, "plan of the walk");
-    for (int64_t i = 0; i < sequences->n; i++) {
-        const int64_t n = starts[i + 1] - starts[i];
-        if (!chunk || chunk->n_tokens + n > CHUNK_TOKENS) {
-            chunk = &plan->chunks[plan->n_chunks++];
-            *chunk = (qni_chunk){
-                .first_token = starts[i], .spans = plan->spans + i, .positions = plan->positions + starts[i]};
-        }
-        const int64_t first = chunk->n_tokens;
-        plan->spans[i] = (qni_span){.first_query = first, .n_queries = n, .first_key = first, .n_keys = n};
-        for (int64_t p = 0; p < n; p++) plan->positions[starts[i] + p] = p;
-        chunk->n_tokens += n;
-        chunk->n_spans++;
-        if (n > plan->longest_sequence) plan->longest_sequence = n;
-        if (chunk->n_tokens > plan->longest_chunk) plan->longest_chunk = chunk->n_tokens;
-    }
-    return QN_OK;
-}
+enum { CHUNK_TOKENS = 4096 }; /* that pass a block together */
 
 static qn_status show_hidden(const qni_pass *pass, int64_t depth, const float *x, int64_t n_tokens,
                              qn_error *err) {
@@ -68,7 +14,7 @@ static qn_status show_hidden(const qni_pass *pass, int64_t depth, const float *x
     return observer->on_hidden(observer->user, depth, x, n_tokens, err);
 }
 
-static qn_status run_layers(const qni_pass *pass, const walk_plan *plan, const qni_workspace *work,
+static qn_status run_layers(const qni_pass *pass, const qni_walk_plan *plan, const qni_workspace *work,
                             qni_stage *stage, float *hidden, qn_error *err) {
     const qn_config *config = pass->model->config;
     for (int64_t l = 0; l < config->n_layers; l++) {
@@ -84,7 +30,7 @@ static qn_status run_layers(const qni_pass *pass, const walk_plan *plan, const q
     return QN_OK;
 }
 
-static qn_status run_walk(qni_pass *pass, const qn_sequences *sequences, const walk_plan *plan,
+static qn_status run_walk(qni_pass *pass, const qn_sequences *sequences, const qni_walk_plan *plan,
                           const qni_workspace *work, qni_stage *stage, float *hidden, qn_error *err) {
     const qn_config *config = pass->model->config;
     QN_TRY(qni_pass_cover(pass, plan->longest_sequence, err));
@@ -98,11 +44,10 @@ static qn_status run_walk(qni_pass *pass, const qn_sequences *sequences, const w
 qn_status qni_walk(const qn_model *model, const qn_sequences *sequences, const qn_walk_options *options,
                    const qn_context *ctx, qni_stage *stage, float *hidden, qn_walk_stats *stats,
                    qn_error *err) {
-    walk_plan plan = {0};
+    qni_walk_plan plan = {0};
     qni_pass pass = {0};
     qni_workspace work = {0};
-    QN_TRY(check_sequences(sequences, err));
-    qn_status status = make_plan(sequences, &plan, err);
+    qn_status status = qni_walk_plan_make(sequences, CHUNK_TOKENS, &plan, err);
     if (status == QN_OK) status = qni_pass_open(&pass, model, options->compute, ctx, err);
     pass.observer = options->observer;
     pass.stats = stats;
@@ -110,7 +55,7 @@ qn_status qni_walk(const qn_model *model, const qn_sequences *sequences, const q
     if (status == QN_OK) status = run_walk(&pass, sequences, &plan, &work, stage, hidden, err);
     qni_workspace_release(&work);
     qni_pass_release(&pass);
-    walk_plan_release(&plan);
+    qni_walk_plan_release(&plan);
     return status;
 }
 

@@ -1,0 +1,41 @@
+#include "quern/model/gradient.h"
+
+#include "base/alloc.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+qn_status qn_gradients_alloc(const qn_layout *layout, qn_gradients *out, qn_error *err) {
+    qn_gradients gradients = {.per_entry = qni_alloc_array(layout->n, sizeof *gradients.per_entry),
+                              .n = layout->n};
+    if (!gradients.per_entry) return qni_fail_nomem(err, "gradients");
+    for (int64_t i = 0; i < layout->n; i++) {
+        const qn_layout_entry *entry = &layout->entries[i];
+        int64_t n;
+        if (qni_multiply_i64(entry->rows, entry->cols, &n))
+            gradients.per_entry[i] = qni_alloc_aligned(n, sizeof **gradients.per_entry);
+        if (!gradients.per_entry[i]) {
+            qn_gradients_release(&gradients);
+            return qn_fail(err, QN_E_NOMEM, "out of memory: gradient of %s", entry->name);
+        }
+    }
+    qn_gradients_clear(&gradients, layout);
+    *out = gradients;
+    return QN_OK;
+}
+
+void qn_gradients_clear(qn_gradients *gradients, const qn_layout *layout) {
+    for (int64_t i = 0; i < gradients->n; i++) {
+        const qn_layout_entry *entry = &layout->entries[i];
+        memset(gradients->per_entry[i], 0,
+               (size_t)(entry->rows * entry->cols) * sizeof **gradients->per_entry);
+    }
+}
+
+void qn_gradients_release(qn_gradients *gradients) {
+    for (int64_t i = 0; gradients->per_entry && i < gradients->n; i++) free(gradients->per_entry[i]);
+    free(gradients->per_entry);
+    *gradients = (qn_gradients){0};
+}
