@@ -36,9 +36,9 @@ QN_API const char *qn_code_name(qn_code code);      /* "sign", "ternary", "q4"; 
 QN_API qn_code qn_code_from_name(const char *name); /* QN_CODE_NONE for any other name */
 QN_API int qn_code_max(qn_code code);               /* largest |q|: 1, 1, 7 */
 
-QN_API int64_t qn_codec_groups(qn_codec codec, int64_t cols); /* G, scales per row */
+QN_API int64_t qn_codec_groups(qn_codec codec, int64_t cols);     /* G, scales per row */
 QN_API int64_t qn_codec_code_bytes(qn_codec codec, int64_t cols); /* of one row's codes with their padding */
-QN_API int64_t qn_codec_row_bytes(qn_codec codec, int64_t cols); /* codes and fp16 scales of one row */
+QN_API int64_t qn_codec_row_bytes(qn_codec codec, int64_t cols);  /* codes and fp16 scales of one row */
 
 /* Packs q[cols] (each within the code's range; sign has no 0) into out[qn_codec_code_bytes]. */
 QN_API void qn_codec_pack_row(qn_codec codec, const int8_t *q, int64_t cols, uint8_t *out);
