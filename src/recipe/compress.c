@@ -1,16 +1,16 @@
 #include "quern/recipe/compress.h"
 
 #include "base/alloc.h"
+#include "base/aside.h"
 #include "quern/base/writer.h"
 #include "quern/fit/rowmix.h"
 #include "quern/tensor/isa.h"
 #include "recipe/work.h"
 
-#include <errno.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 /* One run of the job: everything that must be released together. */
@@ -36,29 +36,49 @@ static bool wants_archive(const char *path) {
     return n > 4 && strcmp(path + n - 4, ".zip") == 0;
 }
 
+/* The size gates hold the file against the smaller of the two counts. */
+static int64_t counted_parameters(const job *j) {
+    int64_t reference = j->options->reference_parameters;
+    return reference && reference < j->result.parameters ? reference : j->result.parameters;
+}
+
 /* Says the minimum and what sets it: the one thing a user needs to choose another budget. */
 static qn_status fail_budget(const job *j, int64_t floor_bytes, qn_error *err) {
+    const qn_compress_options *o = j->options;
     const qn_config *config = qn_checkpoint_config(j->source);
-    return qn_fail(
-        err, QN_E_BUDGET,
-        "budget of %lld bytes cannot be met: %s of %s needs at least %lld bytes (%s codes with one fp16 "
-        "scale "
-        "per %d columns for %lld parameters, plus config, loader and manifest%s); give --bytes %lld or more, "
-        "a "
-        "larger group_size%s",
-        (long long)j->result.budget_bytes, wants_archive(j->options->output) ? "an archive" : "a folder",
-        qn_architecture_name(config->architecture), (long long)floor_bytes,
-        qn_code_name(j->rowmix.native.code), j->rowmix.native.group_size, (long long)j->result.parameters,
-        j->options->without_tokenizer ? "" : ", and the tokenizer", (long long)floor_bytes,
-        j->options->without_tokenizer ? "" : ", or --no-tokenizer");
+    const int64_t gate_bytes = qn_profile_budget_bytes(o->profile, counted_parameters(j));
+    char way[80], columns[40];
+    const int group_size = j->rowmix.native.group_size;
+    snprintf(columns, sizeof columns, group_size ? "%d columns" : "row", group_size);
+    if (floor_bytes <= gate_bytes)
+        snprintf(way, sizeof way, "--bytes %lld or more", (long long)floor_bytes);
+    else
+        snprintf(way, sizeof way, "--bits-per-parameter %.4f or more",
+                 ceil(8e4 * (double)floor_bytes / (double)counted_parameters(j)) / 1e4);
+    return qn_fail(err, QN_E_BUDGET,
+                   "budget of %lld bytes cannot be met: %s of %s needs at least %lld bytes (%s codes with "
+                   "one fp16 scale per %s for %lld parameters, plus config, loader and manifest%s); "
+                   "give %s%s%s",
+                   (long long)j->result.budget_bytes, wants_archive(o->output) ? "an archive" : "a folder",
+                   qn_architecture_name(config->architecture), (long long)floor_bytes,
+                   qn_code_name(j->rowmix.native.code), columns, (long long)j->result.parameters,
+                   o->without_tokenizer ? "" : ", and the tokenizer", way,
+                   group_size ? ", a larger group_size" : "",
+                   o->without_tokenizer ? "" : ", or --no-tokenizer");
+}
+
+/* What was asked for, and never more than the size gates will let through. */
+static int64_t find_budget(const job *j) {
+    const int64_t gate_bytes = qn_profile_budget_bytes(j->options->profile, counted_parameters(j));
+    const int64_t asked = j->options->budget_bytes;
+    return asked && asked < gate_bytes ? asked : gate_bytes;
 }
 
 /* Fixes how many bytes rescued rows may cost, before any weight is read. */
 static qn_status plan_bytes(job *j, qn_error *err) {
     const qn_compress_options *o = j->options;
     qn_compress_result *r = &j->result;
-    int64_t reference = o->reference_parameters ? o->reference_parameters : r->parameters;
-    r->budget_bytes = o->budget_bytes ? o->budget_bytes : qn_profile_budget_bytes(o->profile, reference);
+    r->budget_bytes = find_budget(j);
     r->minimum_bytes = qn_artifact_plan_bytes(j->plan, 0);
     if (r->minimum_bytes > r->budget_bytes) return fail_budget(j, r->minimum_bytes, err);
 
@@ -147,17 +167,21 @@ static qn_status provide(void *user, int64_t entry, qn_encoded *out, qn_error *e
                             out, err);
 }
 
+/* Takes a place beside the output, before anything long begins: an output that cannot be written is found
+ * now. */
+static qn_status reserve_output(job *j, qn_error *err) {
+    const char *path = j->options->output;
+    qn_writer *probe = NULL;
+    int fd = -1;
+    if (!wants_archive(path)) return qn_folder_begin(path, &j->unverified, err);
+    QN_TRY(qn_writer_open(path, &probe, err));
+    qn_writer_abandon(probe);
+    QN_TRY(qni_aside_file(path, &j->unverified, &fd, err));
+    (void)close(fd);
+    return QN_OK;
+}
+
 static qn_status write_unverified(job *j, qn_error *err) {
-    if (asprintf(&j->unverified, "%s.unverified%s", j->options->output,
-                 wants_archive(j->options->output) ? ".zip" : "") < 0) {
-        j->unverified = NULL;
-        return qni_fail_nomem(err, "path of the artifact");
-    }
-    struct stat info;
-    if (!wants_archive(j->options->output) && lstat(j->options->output, &info) == 0 &&
-        rmdir(j->options->output) != 0)
-        return qn_fail_errno(err, "%s exists and is not an empty folder; choose another name or remove it",
-                             j->options->output);
     qn_artifact_result written;
     QN_TRY(qn_artifact_write(j->plan, j->unverified, j->n_rescued_rows, j->extra_bytes, provide, j, j->ctx,
                              &written, err));
@@ -169,6 +193,21 @@ static qn_status write_unverified(job *j, qn_error *err) {
     return QN_OK;
 }
 
+/* Whether the teacher brings the tokenizer that its artifact is judged with. */
+static bool carries_tokenizer(const job *j) {
+    const qn_store *store = qn_checkpoint_store(j->source);
+    size_t index;
+    return qn_store_find(store, "tokenizer.json", &index) || qn_store_find(store, "vocab.json", &index);
+}
+
+static qn_status publish(const job *j, qn_error *err) {
+    const char *path = j->options->output;
+    if (!wants_archive(path)) return qn_folder_commit(j->unverified, path, err);
+    if (rename(j->unverified, path) != 0)
+        return qn_fail_errno(err, "%s: the artifact cannot be put in place", path);
+    return qni_aside_sync_parent(path, err);
+}
+
 /* Every gate on the file that was written; then it takes its name. */
 static qn_status verify_and_publish(job *j, qn_error *err) {
     const qn_compress_options *o = j->options;
@@ -177,10 +216,11 @@ static qn_status verify_and_publish(job *j, qn_error *err) {
         .reference_parameters = o->reference_parameters ? o->reference_parameters : j->result.parameters,
         .expected_sha256 = wants_archive(o->output) ? j->result.sha256 : NULL,
         .documents = o->documents,
-        .tokenizer = o->tokenizer ? o->tokenizer : o->model};
+        .tokenizer = o->tokenizer           ? o->tokenizer
+                     : carries_tokenizer(j) ? o->model
+                                            : NULL};
     QN_TRY(qn_verify(j->unverified, &options, j->ctx, &j->result.verified, err));
-    if (rename(j->unverified, o->output) != 0)
-        return qn_fail_errno(err, "cannot put the artifact in place at %s", o->output);
+    QN_TRY(publish(j, err));
     free(j->unverified);
     j->unverified = NULL;
     return QN_OK;
@@ -206,6 +246,7 @@ static qn_status score_teacher(job *j, qn_error *err) {
 static qn_status run(job *j, qn_error *err) {
     QN_TRY(open_and_plan(j, err));
     if (j->options->dry_run) return QN_OK;
+    QN_TRY(reserve_output(j, err));
     if (j->options->work) QN_TRY(qni_work_begin(j->options, err));
     /* The teacher is scored first: unreadable documents must not cost a whole run. */
     if (j->options->documents) QN_TRY(score_teacher(j, err));
