@@ -26,18 +26,32 @@ static const cli_option k_options[] = {
     {"resume", CLI_FLAG, NULL, "go on with the run in --work", false},
     {NULL, CLI_FLAG, NULL, NULL, false}};
 
+static json_t *native_object(const qn_compress_result *r) {
+    return json_pack("{s:s, s:i}", "code", qn_code_name(r->native.code), "group_size", r->native.group_size);
+}
+
+static void print_native(const qn_compress_result *r) {
+    printf("native        %s codes, one fp16 scale per ", qn_code_name(r->native.code));
+    if (r->native.group_size)
+        printf("%d columns\n", r->native.group_size);
+    else
+        printf("row\n");
+}
+
 static int print_plan(const cli_args *args, const qn_recipe *recipe, const qn_compress_result *r) {
     double bits = 8.0 * (double)r->bytes / (double)r->parameters;
     if (cli_flag(args, "json"))
         return cli_print_json(json_pack(
-            "{s:b, s:s, s:I, s:I, s:I, s:f, s:f, s:I, s:f, s:s}", "dry_run", 1, "artifact",
-            cli_text(args, "o", ""), "bytes", (json_int_t)r->bytes, "minimum_bytes",
-            (json_int_t)r->minimum_bytes, "budget_bytes", (json_int_t)r->budget_bytes, "bits_per_parameter",
-            bits, "budget_bits_per_parameter", 8.0 * (double)r->budget_bytes / (double)r->parameters,
-            "parameters", (json_int_t)r->parameters, "max_rescue_fraction",
-            (double)r->rescued_parameters / (double)r->parameters, "recipe_sha256", recipe->sha256));
+            "{s:b, s:o, s:s, s:I, s:I, s:I, s:f, s:f, s:I, s:f, s:s}", "dry_run", 1, "native",
+            native_object(r), "artifact", cli_text(args, "o", ""), "bytes", (json_int_t)r->bytes,
+            "minimum_bytes", (json_int_t)r->minimum_bytes, "budget_bytes", (json_int_t)r->budget_bytes,
+            "bits_per_parameter", bits, "budget_bits_per_parameter",
+            8.0 * (double)r->budget_bytes / (double)r->parameters, "parameters", (json_int_t)r->parameters,
+            "max_rescue_fraction", (double)r->rescued_parameters / (double)r->parameters, "recipe_sha256",
+            recipe->sha256));
     printf("would write   %s\n", cli_text(args, "o", ""));
     printf("bytes         %s  (%.4f bits per parameter)\n", cli_thousands(r->bytes), bits);
+    print_native(r);
     printf("minimum       %s  without any rescued row\n", cli_thousands(r->minimum_bytes));
     printf("budget        %s\n", cli_thousands(r->budget_bytes));
     printf("rescue        at most %.2f %% of %s parameters\n",
@@ -60,6 +74,7 @@ static json_t *result_object(const cli_args *args, const qn_recipe *recipe, cons
         (json_int_t)cli_peak_rss(), "recipe", recipe->name, "recipe_sha256", recipe->sha256, "isa",
         qn_isa_name(isa));
     if (!object) return NULL;
+    json_object_set_new(object, "native", native_object(r));
     json_object_set_new(object, "ppl_teacher", r->scored ? json_real(r->teacher.perplexity) : json_null());
     json_object_set_new(object, "ppl", r->scored ? json_real(r->student.perplexity) : json_null());
     json_object_set_new(object, "nats_lost",
@@ -74,6 +89,7 @@ static void print_text(const cli_args *args, const qn_compress_result *r, double
     for (int role = 0; role < QN_ROLE_COUNT; role++)
         if (r->role_bytes[role])
             printf("  %-12s%14s bytes\n", qn_role_name((qn_role)role), cli_thousands(r->role_bytes[role]));
+    print_native(r);
     printf("rescued       %.2f %% of %s parameters\n",
            100.0 * (double)r->rescued_parameters / (double)r->parameters, cli_thousands(r->parameters));
     cli_print_gates(&r->verified);

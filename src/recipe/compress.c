@@ -75,13 +75,9 @@ static int64_t find_budget(const job *j) {
 }
 
 /* Fixes how many bytes rescued rows may cost, before any weight is read. */
-static qn_status plan_bytes(job *j, qn_error *err) {
+static void plan_rescue(job *j) {
     const qn_compress_options *o = j->options;
     qn_compress_result *r = &j->result;
-    r->budget_bytes = find_budget(j);
-    r->minimum_bytes = qn_artifact_plan_bytes(j->plan, 0);
-    if (r->minimum_bytes > r->budget_bytes) return fail_budget(j, r->minimum_bytes, err);
-
     int64_t allowed = qn_profile_max_rescued(o->profile, r->parameters);
     int64_t wanted = (int64_t)(o->recipe->max_rescue_fraction * (double)r->parameters);
     j->max_weights = wanted < allowed ? wanted : allowed;
@@ -92,6 +88,26 @@ static qn_status plan_bytes(job *j, qn_error *err) {
     if (j->extra_bytes == 0) j->max_weights = 0;
     r->bytes = qn_artifact_plan_bytes(j->plan, j->extra_bytes);
     r->rescued_parameters = j->max_weights;
+}
+
+static qn_status plan_with_groups(job *j, int32_t group_size, qn_isa isa, qn_error *err) {
+    const qn_compress_options *o = j->options;
+    j->rowmix.native.group_size = group_size;
+    const qn_artifact_options options = {
+        .profile = o->profile,
+        .native = j->rowmix.native,
+        .rescue = o->recipe->max_rescue_fraction > 0 ? j->rowmix.rescue : (qn_codec){QN_CODE_NONE, 0},
+        .with_tokenizer = !o->without_tokenizer,
+        .as_archive = wants_archive(o->output),
+        .recipe_name = o->recipe->name,
+        .recipe_sha256 = o->recipe->sha256,
+        .isa = qn_isa_name(isa),
+        .seed = o->seed};
+    qn_artifact_plan_free(j->plan);
+    j->plan = NULL;
+    QN_TRY(qn_artifact_plan_new(j->source, &options, &j->plan, err));
+    j->result.minimum_bytes = qn_artifact_plan_bytes(j->plan, 0);
+    j->result.native = j->rowmix.native;
     return QN_OK;
 }
 
@@ -102,23 +118,21 @@ static qn_status open_and_plan(job *j, qn_error *err) {
     QN_TRY(qn_model_open(o->model, &j->teacher, err));
     j->source = qn_model_checkpoint(j->teacher);
     j->result.parameters = qn_checkpoint_layout(j->source)->n_parameters;
-    j->rowmix =
-        (qn_rowmix_options){.native = {o->profile->track == QN_TRACK_BINARY ? QN_CODE_SIGN : QN_CODE_TERNARY,
-                                       o->recipe->group_size},
-                            .rescue = {QN_CODE_Q4, 128},
-                            .rule = o->recipe->rule};
-    bool rescues = o->recipe->max_rescue_fraction > 0;
-    const qn_artifact_options options = {.profile = o->profile,
-                                         .native = j->rowmix.native,
-                                         .rescue = rescues ? j->rowmix.rescue : (qn_codec){QN_CODE_NONE, 0},
-                                         .with_tokenizer = !o->without_tokenizer,
-                                         .as_archive = wants_archive(o->output),
-                                         .recipe_name = o->recipe->name,
-                                         .recipe_sha256 = o->recipe->sha256,
-                                         .isa = qn_isa_name(isa),
-                                         .seed = o->seed};
-    QN_TRY(qn_artifact_plan_new(j->source, &options, &j->plan, err));
-    return plan_bytes(j, err);
+    j->result.budget_bytes = find_budget(j);
+    j->rowmix = (qn_rowmix_options){.native.code =
+                                        o->profile->track == QN_TRACK_BINARY ? QN_CODE_SIGN : QN_CODE_TERNARY,
+                                    .rescue = {QN_CODE_Q4, 128},
+                                    .rule = o->recipe->rule};
+    int32_t group_size = o->recipe->group_size;
+    QN_TRY(plan_with_groups(j, group_size, isa, err));
+    while (o->recipe->automatic_groups && j->result.minimum_bytes > j->result.budget_bytes) {
+        group_size = qn_recipe_coarser_group(group_size);
+        if (group_size < 0) break;
+        QN_TRY(plan_with_groups(j, group_size, isa, err));
+    }
+    if (j->result.minimum_bytes > j->result.budget_bytes) return fail_budget(j, j->result.minimum_bytes, err);
+    plan_rescue(j);
+    return QN_OK;
 }
 
 /* The error of every row in both codes: measured, or taken from the work folder of a run that was stopped. */
@@ -127,7 +141,7 @@ static qn_status measure_rows(job *j, qn_error *err) {
     if (!o->work) return qn_sensitivity_measure(j->source, &j->rowmix, j->ctx, &j->sensitivity, err);
     char key[QN_SHA256_HEX];
     bool found = false;
-    QN_TRY(qni_work_key(o, j->source, j->ctx, key, err));
+    QN_TRY(qni_work_key(o, &j->rowmix, j->source, j->ctx, key, err));
     if (o->resume) QN_TRY(qni_work_load(o->work, key, j->source, &j->rowmix, &found, &j->sensitivity, err));
     if (found) return QN_OK;
     QN_TRY(qn_sensitivity_measure(j->source, &j->rowmix, j->ctx, &j->sensitivity, err));

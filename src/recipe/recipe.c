@@ -8,8 +8,13 @@
 
 #include <cyaml/cyaml.h>
 
-/* Group sizes of the built-in recipes: measured in docs/quality.md. */
-enum { BINARY_GROUP_SIZE = 128, TERNARY_GROUP_SIZE = 64, MAX_GROUP_SIZE = 1 << 20 };
+/* Finest group sizes of the built-in recipes: measured in docs/quality.md. Coarser than 512, a whole row is as good. */
+enum {
+    BINARY_GROUP_SIZE = 128,
+    TERNARY_GROUP_SIZE = 64,
+    COARSEST_GROUP_SIZE = 512,
+    MAX_GROUP_SIZE = 1 << 20
+};
 
 /* The file as YAML sees it; absent parts keep the defaults that are filled in before loading is applied. */
 typedef struct recipe_quantize {
@@ -75,11 +80,17 @@ qn_status qn_recipe_builtin(const char *name, qn_track track, qn_recipe *out, qn
                        name);
     qn_recipe recipe = {.name = "fast",
                         .group_size = track == QN_TRACK_BINARY ? BINARY_GROUP_SIZE : TERNARY_GROUP_SIZE,
+                        .automatic_groups = true,
                         .rule = QN_FIT_OPTIMAL,
                         .max_rescue_fraction = qn_profile_builtin(track).rescue_fraction};
     QN_TRY(seal(&recipe, err));
     *out = recipe;
     return QN_OK;
+}
+
+int32_t qn_recipe_coarser_group(int32_t group_size) {
+    if (group_size == 0) return -1;
+    return group_size < COARSEST_GROUP_SIZE ? 2 * group_size : 0;
 }
 
 static qn_status apply(const recipe_file *file, const char *path, qn_recipe *recipe, qn_error *err) {
@@ -90,6 +101,7 @@ static qn_status apply(const recipe_file *file, const char *path, qn_recipe *rec
             return qn_fail(err, QN_E_VALUE, "%s: quantize.group_size is %lld; expected 0 (whole row) to %d",
                            path, (long long)group_size, MAX_GROUP_SIZE);
         recipe->group_size = (int32_t)group_size;
+        recipe->automatic_groups = false;
     }
     if (file->quantize && file->quantize->rule) recipe->rule = (qn_fit_rule)*file->quantize->rule;
     if (file->rescue && file->rescue->max_fraction) {

@@ -21,13 +21,15 @@ static qn_status measured_path(const char *folder, char path[MAX_PATH_BYTES], qn
     return QN_OK;
 }
 
-qn_status qni_work_key(const qn_compress_options *options, const qn_checkpoint *source, const qn_context *ctx,
-                       char key[QN_SHA256_HEX], qn_error *err) {
+qn_status qni_work_key(const qn_compress_options *options, const qn_rowmix_options *rowmix,
+                       const qn_checkpoint *source, const qn_context *ctx, char key[QN_SHA256_HEX],
+                       qn_error *err) {
     char weights[QN_SHA256_HEX], moments[QN_SHA256_HEX] = "none", text[512];
     QN_TRY(qn_checkpoint_sha256(source, ctx, weights, err));
     if (options->second_moments) QN_TRY(qn_sha256_of_file(options->second_moments, moments, NULL, err));
-    int n = snprintf(text, sizeof text, "quern work 1\nweights %s\nrecipe %s\ntrack %s\nmoments %s\n",
-                     weights, options->recipe->sha256, qn_track_name(options->profile->track), moments);
+    int n = snprintf(text, sizeof text, "quern work 1\nweights %s\nrecipe %s\ncode %s/%d\nmoments %s\n",
+                     weights, options->recipe->sha256, qn_code_name(rowmix->native.code),
+                     rowmix->native.group_size, moments);
     return qn_sha256_of_memory(text, (size_t)n, key, err);
 }
 

@@ -7,8 +7,9 @@
 
 /* The key of a run: SHA-256 over everything that decides its bytes before rows are chosen (weights, recipe,
  * track's code, second moments). Cost: one pass over the weights. */
-QN_NODISCARD qn_status qni_work_key(const qn_compress_options *options, const qn_checkpoint *source,
-                                    const qn_context *ctx, char key[QN_SHA256_HEX], qn_error *err);
+QN_NODISCARD qn_status qni_work_key(const qn_compress_options *options, const qn_rowmix_options *rowmix,
+                                    const qn_checkpoint *source, const qn_context *ctx,
+                                    char key[QN_SHA256_HEX], qn_error *err);
 
 /* Makes the folder where it is missing. A folder that holds a run already is refused unless the caller
  * resumes: nothing is overwritten by accident. */

@@ -37,6 +37,7 @@ typedef struct qn_compress_result {
     int64_t minimum_bytes; /* without any rescued row */
     int64_t budget_bytes;
     int64_t parameters;
+    qn_codec native;                   /* code and columns per scale of the native rows */
     int64_t rescued_parameters;        /* dry run: the most that may be rescued */
     int64_t role_bytes[QN_ROLE_COUNT]; /* zero in a dry run */
     char sha256[QN_SHA256_HEX];        /* empty in a dry run */
