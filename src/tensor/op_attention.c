@@ -108,8 +108,7 @@ qn_status qni_cpu_attention(qn_ops *ops, const qni_attention_args *args, int n_t
     QN_TRY(qni_work_take(ops, &work, err));
     job.tiles = (query_tile *)(void *)(work.base + tiles);
     list_tiles(&job);
-    const int n_useful = qni_useful_threads(n_threads, job.n_operations);
-#pragma omp parallel num_threads(n_useful) reduction(max : failed)
+#pragma omp parallel num_threads(qni_useful_threads(n_threads, job.n_operations)) reduction(max : failed)
     {
         qni_one_thread_each();
 #pragma omp for schedule(dynamic)

@@ -133,8 +133,9 @@ qn_status qni_cpu_linear(qn_ops *ops, const qni_linear_args *args, int n_threads
     job.precision = job.few && args->bf16 ? QNI_ROUNDED : qni_precision_of(ops->kernels, args->bf16);
     qn_status status = prepare(&job, ops, n_threads, err);
     if (status != QN_OK) goto done;
-    const int n_useful = qni_useful_threads(n_threads, args->m * args->w->rows * args->w->cols);
-#pragma omp parallel num_threads(n_useful) reduction(max : failed, bits)
+#pragma omp parallel num_threads(qni_useful_threads(n_threads, args->m * args->w->rows * args->w->cols))     \
+    reduction(max                                                                                            \
+              : failed, bits)
     failed = run_thread(&job, &bits);
     if (failed) {
         status = qni_fail_dnnl(err, failed, "a linear layer");

@@ -154,8 +154,9 @@ qn_status qni_cpu_nll(qn_ops *ops, const qni_nll_args *args, int n_threads, floa
     int failed = 0;
     qn_status status = prepare(&job, ops, n_threads, err);
     if (status != QN_OK) goto done;
-    const int n_useful = qni_useful_threads(n_threads, args->m * args->w->rows * args->w->cols);
-#pragma omp parallel num_threads(n_useful) reduction(max : failed, bits)
+#pragma omp parallel num_threads(qni_useful_threads(n_threads, args->m * args->w->rows * args->w->cols))     \
+    reduction(max                                                                                            \
+              : failed, bits)
     {
         qni_one_thread_each();
         for (int64_t round0 = 0; round0 < args->m; round0 += ROUND_TOKENS) {
