@@ -57,12 +57,17 @@ def heldout_score(model, documents, max_tokens=512):
     return {"ppl": math.exp(nats), "nats": nats, "tokens": targets, "docs_scored": scored}
 
 
+def report_skip(name, reason):
+    """Says what was not tested, in the form that tools/skip-summary.sh collects."""
+    print(f"\nSKIPPED: {reason}\n[  SKIPPED ] {name}", flush=True)
+
+
 def main():
     """Runs the tests of the calling script; exit 77 when every one was skipped, each with its reason."""
     print(f"transformers {transformers.__version__}, torch {torch.__version__}", flush=True)
     result = unittest.main(verbosity=2, exit=False).result
     for test, reason in result.skipped:
-        print(f"SKIPPED: {reason}\n[  SKIPPED ] {test.id()}", flush=True)
+        report_skip(test.id(), reason)
     if not result.wasSuccessful():
         sys.exit(1)
-    sys.exit(77 if result.skipped and len(result.skipped) == result.testsRun else 0)
+    sys.exit(77 if result.skipped and result.testsRun <= len(result.skipped) else 0)
