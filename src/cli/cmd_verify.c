@@ -6,6 +6,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 static const cli_option k_options[] = {
@@ -61,6 +62,12 @@ static bool has_tokenizer(const char *path, qn_error *err, qn_status *st) {
     return found;
 }
 
+/* A folder is rebuilt as a folder, an archive as an archive. */
+static bool is_folder(const char *path) {
+    struct stat info;
+    return stat(path, &info) == 0 && S_ISDIR(info.st_mode);
+}
+
 static qn_status compress_again(const cli_args *args, const char *copy, const qn_verify_report *original,
                                 const qn_context *ctx, qn_compress_result *out, qn_error *err) {
     qn_profile profile;
@@ -89,7 +96,7 @@ static qn_status rebuild(const cli_args *args, const qn_verify_report *original,
     snprintf(folder, sizeof folder, "%s/quern-rebuild-XXXXXX", base ? base : "/tmp");
     if (!mkdtemp(folder)) return qn_fail_errno(err, "cannot make a temporary folder %s", folder);
     char copy[4200];
-    snprintf(copy, sizeof copy, "%s/rebuilt.zip", folder);
+    snprintf(copy, sizeof copy, "%s/rebuilt%s", folder, is_folder(args->positionals[0]) ? "" : ".zip");
     qn_compress_result result = {0};
     qn_status st = compress_again(args, copy, original, ctx, &result, err);
     if (st == QN_OK && strcmp(result.sha256, original->sha256) != 0)
@@ -97,9 +104,17 @@ static qn_status rebuild(const cli_args *args, const qn_verify_report *original,
                      "validator_rejection=rebuild reason=different_bytes expected=%s got=%s",
                      original->sha256, result.sha256);
     qn_compress_result_release(&result);
-    (void)unlink(copy);
-    (void)rmdir(folder);
+    qn_folder_abandon(folder);
     return st;
+}
+
+/* Counts that would otherwise stand for "not given". */
+static int check_counts(const cli_args *args) {
+    static const char *const names[] = {"size", "max-tokens", "reference-params"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++)
+        if (cli_integer(args, names[i], 1) < 1)
+            return cli_usage_error(args->command, "--%s must be positive", names[i]);
+    return CLI_OK;
 }
 
 static int run(const cli_args *args) {
@@ -110,6 +125,7 @@ static int run(const cli_args *args) {
     qn_verify_report report = {0};
     if (!cli_text(args, "rebuild", NULL) != !cli_text(args, "model", NULL))
         return cli_usage_error(args->command, "--rebuild RECIPE and --model DIR go together");
+    if (check_counts(args) != CLI_OK) return CLI_USAGE;
     qn_status st = cli_profile(args, &profile, &err);
     if (st != QN_OK) return cli_fail(&err);
     const qn_verify_options options = {.profile = &profile,

@@ -31,6 +31,10 @@ static int run_help(int argc, char **argv) {
     }
     const cli_command *command = cli_find_command(argv[0]);
     if (!command) return unknown_command(argv[0]);
+    if (argc > 1) {
+        fprintf(stderr, "quern: 'help' explains one command at a time, not '%s' too\n", argv[1]);
+        return CLI_USAGE;
+    }
     if (man)
         cli_man_page(command, stdout);
     else
