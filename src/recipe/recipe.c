@@ -3,6 +3,7 @@
 #include <errno.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -51,26 +52,62 @@ static const cyaml_schema_field_t k_file_fields[] = {
 static const cyaml_schema_value_t k_file_schema = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, recipe_file, k_file_fields)};
 
-/* libcyaml explains itself in log lines, position included: they become the error message. */
+/* libcyaml explains itself in log lines: what is wrong, then where, from the innermost place outwards. */
 typedef struct yaml_log {
-    char text[600];
-    size_t n;
+    char what[300];
+    char field[64]; /* the innermost one; empty for a key that no field has */
+    long line;
 } yaml_log;
 
 static void collect_log(cyaml_log_t level, void *user, const char *format, va_list arguments) {
+    static const char prefix[] = "Load: ", place[] = "(line: ", field[] = "in mapping field '";
     yaml_log *log = user;
-    if (level < CYAML_LOG_ERROR || log->n >= sizeof log->text) return;
-    int n = vsnprintf(log->text + log->n, sizeof log->text - log->n, format, arguments);
-    if (n > 0) log->n += (size_t)n;
-    for (size_t i = 0; i < log->n && i < sizeof log->text; i++)
-        if (log->text[i] == '\n') log->text[i] = ' ';
+    char text[300];
+    if (level < CYAML_LOG_ERROR || vsnprintf(text, sizeof text, format, arguments) < 0) return;
+    text[strcspn(text, "\n")] = 0;
+    const char *at = strstr(text, place);
+    if (!log->what[0]) {
+        const bool prefixed = strncmp(text, prefix, sizeof prefix - 1) == 0;
+        snprintf(log->what, sizeof log->what, "%s", text + (prefixed ? sizeof prefix - 1 : 0));
+    } else if (at && log->line == 0) {
+        log->line = strtol(at + sizeof place - 1, NULL, 10);
+        at = strstr(text, field);
+        if (at)
+            snprintf(log->field, sizeof log->field, "%.*s", (int)strcspn(at + sizeof field - 1, "'"),
+                     at + sizeof field - 1);
+    }
+}
+
+/* Of an unknown key libcyaml gives the line of what comes before it: the key's own is looked up. */
+static void find_unknown_key(const char *path, yaml_log *log) {
+    static const char prefix[] = "Unexpected key: ";
+    const char *key = log->what + sizeof prefix - 1;
+    FILE *file = strncmp(log->what, prefix, sizeof prefix - 1) == 0 ? fopen(path, "re") : NULL;
+    char text[512];
+    for (long line = 1; file && fgets(text, sizeof text, file); line++) {
+        const char *at = strstr(text, key);
+        if (line < log->line || !at || at[strlen(key)] != ':') continue;
+        log->line = line;
+        break;
+    }
+    if (file) (void)fclose(file);
+}
+
+static qn_status fail_yaml(const char *path, cyaml_err_t status, yaml_log *log, qn_error *err) {
+    char place[32] = "";
+    find_unknown_key(path, log);
+    if (log->line) snprintf(place, sizeof place, "%ld: ", log->line);
+    return qn_fail(err, QN_E_FORMAT, "%s:%s%s%s%s%s", path,
+                   log->line ? place : " not a recipe: ", log->what[0] ? log->what : cyaml_strerror(status),
+                   log->field[0] ? " (in '" : "", log->field, log->field[0] ? "')" : "");
 }
 
 static qn_status seal(qn_recipe *recipe, qn_error *err) {
     char canonical[256];
-    int n =
-        snprintf(canonical, sizeof canonical, "quern recipe 1\ngroup_size %d\nrule %d\nmax_fraction %.17g\n",
-                 recipe->group_size, (int)recipe->rule, recipe->max_rescue_fraction);
+    int n = snprintf(canonical, sizeof canonical,
+                     "quern recipe 1\ngroup_size %d%s\nrule %d\nmax_fraction %.17g\n", recipe->group_size,
+                     recipe->automatic_groups ? " or coarser" : "", (int)recipe->rule,
+                     recipe->max_rescue_fraction);
     return qn_sha256_of_memory(canonical, (size_t)n, recipe->sha256, err);
 }
 
@@ -123,8 +160,8 @@ qn_status qn_recipe_load(const char *path, qn_track track, qn_recipe *out, qn_er
         .log_fn = collect_log, .log_ctx = &log, .log_level = CYAML_LOG_WARNING, .mem_fn = cyaml_mem};
     recipe_file *file = NULL;
     cyaml_err_t status = cyaml_load_file(path, &config, &k_file_schema, (cyaml_data_t **)&file, NULL);
-    if (status != CYAML_OK)
-        return qn_fail(err, QN_E_FORMAT, "%s: not a recipe (%s): %s", path, cyaml_strerror(status), log.text);
+    if (status != CYAML_OK) return fail_yaml(path, status, &log, err);
+    if (!file) return qn_fail(err, QN_E_FORMAT, "%s: not a recipe: the file is empty", path);
     qn_status st = apply(file, path, &recipe, err);
     if (st == QN_OK) *out = recipe;
     (void)cyaml_free(&config, &k_file_schema, file, 0);
