@@ -20,8 +20,10 @@ int main(int argc, char **argv) {
               qn_documents_open(argv[2], &documents, &err) == QN_OK &&
               qn_windows_make(&documents, tokenizer, &protocol, &windows, &err) == QN_OK &&
               qn_score(model, &windows, QN_COMPUTE_F32, NULL, NULL, &result, &err) == QN_OK;
-    if (ok) printf("perplexity %.6f over %lld tokens\n", result.perplexity, (long long)result.n_targets);
-    else fprintf(stderr, "%s\n", err.message);
+    if (ok)
+        printf("perplexity %.6f over %lld tokens\n", result.perplexity, (long long)result.n_targets);
+    else
+        fprintf(stderr, "%s\n", err.message);
     qn_windows_release(&windows);
     qn_documents_release(&documents);
     qn_tokenizer_free(tokenizer);

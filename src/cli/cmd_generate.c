@@ -47,8 +47,9 @@ static qn_status prepare(const cli_args *args, const qn_context *ctx, generation
     if (n_new < 1 || n_new > 1 << 20)
         return qn_fail(err, QN_E_ARGUMENT, "--max-new-tokens must be 1 to %d", 1 << 20);
     g->logits = calloc((size_t)qn_model_config(g->model)->vocab_size, sizeof *g->logits);
+    if (!g->logits) return qn_fail(err, QN_E_NOMEM, "out of memory: logits");
     int32_t *grown = realloc(g->ids.ids, (size_t)(g->ids.n + n_new) * sizeof *grown);
-    if (!g->logits || !grown) return qn_fail(err, QN_E_NOMEM, "out of memory: generation");
+    if (!grown) return qn_fail(err, QN_E_NOMEM, "out of memory: generation");
     g->ids.ids = grown;
     g->ids.capacity = g->ids.n + n_new;
     return qn_session_new(g->model, g->ids.capacity, compute, ctx, &g->session, err);
@@ -64,9 +65,9 @@ static qn_status print_new_text(const generation *g, size_t *shown, bool last, q
     size_t end = n_bytes;
     while (!last && end >= 3 && memcmp(text + end - 3, replacement, 3) == 0) end -= 3;
     if (end > *shown) {
-        fwrite(text + *shown, 1, end - *shown, stdout);
+        (void)fwrite(text + *shown, 1, end - *shown, stdout); /* cli_finish looks at stdout's error flag */
         *shown = end;
-        fflush(stdout);
+        (void)fflush(stdout);
     }
     free(text);
     return QN_OK;

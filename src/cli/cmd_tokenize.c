@@ -102,7 +102,7 @@ static qn_status decode_stdin(const qn_tokenizer *tokenizer, const cli_args *arg
         if (cli_print_json(json_pack("{s:s%}", "text", text, n_bytes)) != CLI_OK)
             st = qn_fail(err, QN_E_IO, "cannot print the decoded text");
     } else if (st == QN_OK) {
-        fwrite(text, 1, n_bytes, stdout);
+        (void)fwrite(text, 1, n_bytes, stdout); /* cli_finish looks at stdout's error flag */
     }
     free(text);
     free(ids);
