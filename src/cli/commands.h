@@ -14,6 +14,7 @@ extern const cli_command cli_cmd_pack;
 extern const cli_command cli_cmd_score;
 extern const cli_command cli_cmd_sensitivity;
 extern const cli_command cli_cmd_tokenize;
+extern const cli_command cli_cmd_train;
 extern const cli_command cli_cmd_verify;
 
 /* NULL-terminated, in the order of the help. */

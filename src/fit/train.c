@@ -28,7 +28,7 @@ typedef struct train {
     qni_train_metrics metrics;
     qn_model *model;
     char *state_folder, *identity_path, *config_path; /* owned; below OUT */
-    int64_t saved_step;                               /* -1: none yet */
+    int64_t first_step, saved_step;                   /* of this call; -1: none yet */
     bool is_finished;
 
     qn_packing_order order;
@@ -256,7 +256,8 @@ static qn_status report_step(train *t, int64_t step, const step_report *r, doubl
         line = NULL;
     }
     QN_TRY(qni_train_metrics_add(&t->metrics, line, err));
-    qn_report_progress(t->ctx, "train: steps", (uint64_t)done, (uint64_t)total);
+    qn_report_progress(t->ctx, "train: steps", (uint64_t)(done - t->first_step),
+                       (uint64_t)(total - t->first_step));
     if (has_dev)
         qn_log(t->ctx, QN_LOG_INFO, "step %lld of %lld: loss %.4f, dev loss %.4f, %.0f tokens/s",
                (long long)done, (long long)total, r->loss, dev.nats, rate);
@@ -285,8 +286,8 @@ static qn_status stop(train *t, int64_t done, qn_error *err) {
 static qn_status run_steps(train *t, qn_train_result *result, qn_error *err) {
     const qn_train_options *o = t->options;
     const int64_t total = o->schedule.total_steps;
-    result->first_step = t->saved_step;
-    for (int64_t step = t->saved_step; step < total; step++) {
+    result->first_step = t->first_step = t->saved_step;
+    for (int64_t step = t->first_step; step < total; step++) {
         qn_error reason = {0};
         step_report report = {0};
         const double began = seconds_now();
