@@ -29,8 +29,9 @@ deps:
 install: build
 	cmake --install $(BUILD) $(if $(PREFIX),--prefix $(PREFIX))
 
+# The table of kernels and stages; tools/bench.sh sets them beside the reference stack (BENCHMARKS.md).
 bench: build
-	$(BUILD)/src/cli/quern bench
+	$(BUILD)/src/cli/quern bench --model models/demo --docs models/demo/dev.txt
 
 lint:
 	tools/install-deps.sh build lint

@@ -92,7 +92,8 @@ static int parse_option(const cli_command *command, int argc, char **argv, int *
 static int check_complete(const cli_args *args, int n_positionals) {
     const cli_command *command = args->command;
     if (cli_flag(args, "help")) return CLI_OK;
-    if (n_positionals < CLI_MAX_POSITIONALS && command->positionals[n_positionals])
+    if (n_positionals < CLI_MAX_POSITIONALS && command->positionals[n_positionals] &&
+        command->positionals[n_positionals][0] != '[')
         return cli_usage_error(command, "%s is missing", command->positionals[n_positionals]);
     const cli_option *option;
     for (size_t i = 0; (option = option_at(command, i)); i++)

@@ -22,10 +22,11 @@ struct cli_args;
 
 typedef struct cli_command {
     const char *name;
-    const char *positionals[CLI_MAX_POSITIONALS]; /* placeholders, all required, NULL-terminated */
-    const char *summary;                          /* one line */
-    const char *description;                      /* a paragraph or two for help and man page */
-    const cli_option *options;                    /* ended by a NULL name */
+    const char
+        *positionals[CLI_MAX_POSITIONALS]; /* placeholders, NULL-terminated; optional ones, [SO], last */
+    const char *summary;                   /* one line */
+    const char *description;               /* a paragraph or two for help and man page */
+    const cli_option *options;             /* ended by a NULL name */
     int (*run)(const struct cli_args *args);
 } cli_command;
 

@@ -1,0 +1,97 @@
+/* `quern bench`: timed cases, each with the least time the machine could need for it. */
+#ifndef QUERN_SRC_CLI_BENCH_H
+#define QUERN_SRC_CLI_BENCH_H
+
+#include "console.h"
+
+/* Ceilings that are measured on this machine when first asked for, in bytes or operations a second. "One" is one
+ * thread, "all" as many as the command was given. A copied byte counts once. */
+typedef enum bench_limit {
+    BENCH_COPY_CACHE_ONE, /* within the level-2 cache */
+    BENCH_COPY_ONE,       /* in memory */
+    BENCH_COPY_ALL,
+    BENCH_READ_ALL,      /* memory that is only read */
+    BENCH_DURABLE_WRITE, /* a new file below $TMPDIR, fsync included */
+    BENCH_SHA256,        /* libcrypto; a digest is serial, so one thread */
+    BENCH_FMA_ALL, /* f32 multiply-adds in registers, two operations each, with the instructions in use */
+    BENCH_LIMIT_COUNT,
+    BENCH_NO_LIMIT = BENCH_LIMIT_COUNT
+} bench_limit;
+
+typedef struct bench_case {
+    const char *suite, *name, *unit;
+    double work; /* of one run: a rate is WORK per second, in UNIT */
+    bench_limit limit;
+    double limit_work; /* bytes or operations that a run cannot do without */
+    qn_status (*run)(void *user, qn_error *err);
+    /* Digest of what the last run made, not timed: every run must give the same. NULL: nothing to check. */
+    qn_status (*digest)(void *user, char hex[QN_SHA256_HEX], qn_error *err);
+    void *user;
+} bench_case;
+
+typedef struct bench_row {
+    const char *suite, *name, *unit;
+    double best, median; /* rates in `unit` */
+    double cores;        /* processor time over time of the best sample; 0: not measured */
+    bench_limit limit;
+    double limit_rate; /* in `unit`; 0: none */
+    int64_t peak_rss_bytes;
+    char digest[QN_SHA256_HEX]; /* empty: nothing to check */
+} bench_row;
+
+enum { BENCH_MAX_ROWS = 64, BENCH_MAX_REPEATS = 1000 };
+
+typedef struct bench {
+    const cli_args *args;
+    const qn_context *ctx;
+    qn_isa isa;
+    int n_repeats;
+    double limits[BENCH_LIMIT_COUNT]; /* 0: not measured yet */
+    bench_row rows[BENCH_MAX_ROWS];
+    int n_rows;
+} bench;
+
+/* Seconds of a run at its best and in the middle of n_repeats samples, after one run that is not counted. Runs too
+ * short for the clock are repeated within a sample. */
+typedef struct bench_times {
+    double best, median;
+    double cores; /* processor seconds per second of the best sample */
+    char digest[QN_SHA256_HEX];
+} bench_times;
+qn_status bench_time(const bench *b, const bench_case *c, bench_times *out, qn_error *err);
+
+qn_status bench_add_row(bench *b, const bench_row *row, qn_error *err);
+
+/* Measures C, and its limit if that is new, and adds a row. */
+qn_status bench_measure(bench *b, const bench_case *c, qn_error *err);
+
+const char *bench_limit_name(bench_limit limit);
+qn_status bench_limit_rate(bench *b, bench_limit limit, double *out, qn_error *err);
+
+/* f32 operations of n_rounds rounds of independent multiply-adds on the calling thread, with the instructions of ISA.
+ * *sink keeps the compiler from leaving them out. */
+double bench_fma(qn_isa isa, int64_t n_rounds, float *sink);
+
+/* The table so far, in the format asked for. */
+int bench_print(const bench *b);
+
+/* $TMPDIR, else /tmp. */
+const char *bench_scratch_place(void);
+
+/* A folder there that the caller hands to qn_folder_abandon and free(). */
+qn_status bench_scratch(char **out, qn_error *err);
+
+/* A checkpoint of random weights in FOLDER: one narrow layer and a head [BENCH_VOCAB, BENCH_HIDDEN] in bf16, 67 MB. */
+enum { BENCH_HIDDEN = 1024, BENCH_VOCAB = 32768 };
+qn_status bench_synthetic(const char *folder, qn_error *err);
+
+/* FOLDER "/" NAME, owned by the caller. */
+qn_status bench_path(const char *folder, const char *name, char **out, qn_error *err);
+
+qn_status bench_suite_tokenizer(bench *b, qn_error *err);
+qn_status bench_suite_score(bench *b, qn_error *err);
+qn_status bench_suite_quantize(bench *b, qn_error *err);
+qn_status bench_suite_pack(bench *b, qn_error *err);
+qn_status bench_suite_kernels(bench *b, qn_error *err);
+
+#endif
