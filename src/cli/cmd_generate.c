@@ -120,6 +120,7 @@ static int run(const cli_args *args) {
     if (st == QN_OK) st = generate(args, &ctx, &g, &err);
     int status = CLI_OK;
     if (st != QN_OK) {
+        cli_blame_weights(st, g.model, &ctx, &err);
         status = cli_fail(&err);
     } else if (cli_flag(args, "json")) {
         status = print_json(&g);

@@ -83,6 +83,7 @@ static int run(const cli_args *args) {
     if (st == QN_OK) st = qn_model_open(args->positionals[0], &model, &err);
     if (st == QN_OK) st = write_logits(model, ids, n, compute, &ctx, path, &err);
     cli_clear_progress(&console);
+    cli_blame_weights(st, model, &ctx, &err);
     int64_t vocab_size = st == QN_OK ? qn_model_config(model)->vocab_size : 0;
     qn_model_close(model);
     free(ids);

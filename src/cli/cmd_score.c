@@ -70,6 +70,7 @@ static int run(const cli_args *args) {
     cli_clear_progress(&console);
     int status = CLI_OK;
     if (st != QN_OK) {
+        cli_blame_weights(st, r.model, &ctx, &err);
         status = cli_fail(&err);
     } else {
         warn_overflow(&r.result, &ctx);

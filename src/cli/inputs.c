@@ -46,6 +46,13 @@ qn_status cli_compute(const cli_args *args, qn_compute *out, qn_error *err) {
     return QN_OK;
 }
 
+void cli_blame_weights(qn_status status, const qn_model *model, const qn_context *ctx, qn_error *err) {
+    qn_error named = {0};
+    if (status == QN_E_VALUE && model &&
+        qn_checkpoint_check_finite(qn_model_checkpoint(model), ctx, &named) == QN_E_VALUE)
+        *err = named;
+}
+
 static bool ends_with(const char *text, const char *tail) {
     size_t n = strlen(text), n_tail = strlen(tail);
     return n > n_tail && strcmp(text + n - n_tail, tail) == 0;

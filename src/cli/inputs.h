@@ -25,6 +25,9 @@ qn_status cli_recipe_named(const char *name, qn_track track, qn_recipe *out, qn_
 /* --recipe */
 qn_status cli_recipe(const cli_args *args, qn_track track, qn_recipe *out, qn_error *err);
 
+/* After a failure with QN_E_VALUE: puts the tensor's name into *err where MODEL itself is not finite. */
+void cli_blame_weights(qn_status status, const qn_model *model, const qn_context *ctx, qn_error *err);
+
 /* --compute f32|bf16. */
 qn_status cli_compute(const cli_args *args, qn_compute *out, qn_error *err);
 

@@ -36,6 +36,13 @@ static bool wants_archive(const char *path) {
     return n > 4 && strcmp(path + n - 4, ".zip") == 0;
 }
 
+/* Whether the teacher brings the tokenizer that its artifact is judged with. */
+static bool carries_tokenizer(const job *j) {
+    const qn_store *store = qn_checkpoint_store(j->source);
+    size_t index;
+    return qn_store_find(store, "tokenizer.json", &index) || qn_store_find(store, "vocab.json", &index);
+}
+
 /* The size gates hold the file against the smaller of the two counts. */
 static int64_t counted_parameters(const job *j) {
     int64_t reference = j->options->reference_parameters;
@@ -47,6 +54,7 @@ static qn_status fail_budget(const job *j, int64_t floor_bytes, qn_error *err) {
     const qn_compress_options *o = j->options;
     const qn_config *config = qn_checkpoint_config(j->source);
     const int64_t gate_bytes = qn_profile_budget_bytes(o->profile, counted_parameters(j));
+    const bool tokenizer = !o->without_tokenizer && carries_tokenizer(j);
     char way[80], columns[40];
     const int group_size = j->rowmix.native.group_size;
     snprintf(columns, sizeof columns, group_size ? "%d columns" : "row", group_size);
@@ -62,9 +70,8 @@ static qn_status fail_budget(const job *j, int64_t floor_bytes, qn_error *err) {
                    (long long)j->result.budget_bytes, wants_archive(o->output) ? "an archive" : "a folder",
                    qn_architecture_name(config->architecture), (long long)floor_bytes,
                    qn_code_name(j->rowmix.native.code), columns, (long long)j->result.parameters,
-                   o->without_tokenizer ? "" : ", and the tokenizer", way,
-                   group_size ? ", a larger group_size" : "",
-                   o->without_tokenizer ? "" : ", or --no-tokenizer");
+                   tokenizer ? ", and the tokenizer" : "", way, group_size ? ", a larger group_size" : "",
+                   tokenizer ? ", or --no-tokenizer" : "");
 }
 
 /* What was asked for, and never more than the size gates will let through. */
@@ -156,7 +163,7 @@ static qn_status choose_rows(job *j, qn_error *err) {
     }
     j->n_rescued_rows = qni_alloc_array(layout->n, sizeof *j->n_rescued_rows);
     if (!j->n_rescued_rows) return qni_fail_nomem(err, "rescue counts");
-    if (j->extra_bytes == 0) return qn_checkpoint_check_finite(j->source, j->ctx, err);
+    if (j->extra_bytes == 0) return QN_OK;
     QN_TRY(measure_rows(j, err));
     const qn_rescue_limits limits = {.max_weights = j->max_weights, .max_extra_bytes = j->extra_bytes};
     QN_TRY(qn_rescue_choose(&j->sensitivity, &limits, &j->choice, err));
@@ -207,13 +214,6 @@ static qn_status write_unverified(job *j, qn_error *err) {
     return QN_OK;
 }
 
-/* Whether the teacher brings the tokenizer that its artifact is judged with. */
-static bool carries_tokenizer(const job *j) {
-    const qn_store *store = qn_checkpoint_store(j->source);
-    size_t index;
-    return qn_store_find(store, "tokenizer.json", &index) || qn_store_find(store, "vocab.json", &index);
-}
-
 static qn_status publish(const job *j, qn_error *err) {
     const char *path = j->options->output;
     if (!wants_archive(path)) return qn_folder_commit(j->unverified, path, err);
@@ -262,6 +262,7 @@ static qn_status run(job *j, qn_error *err) {
     if (j->options->dry_run) return QN_OK;
     QN_TRY(reserve_output(j, err));
     if (j->options->work) QN_TRY(qni_work_begin(j->options, err));
+    QN_TRY(qn_checkpoint_check_finite(j->source, j->ctx, err)); /* vectors too, which no fit looks at */
     /* The teacher is scored first: unreadable documents must not cost a whole run. */
     if (j->options->documents) QN_TRY(score_teacher(j, err));
     QN_TRY(choose_rows(j, err));
