@@ -66,6 +66,7 @@ static qn_status forward(const qni_pass *pass, const qni_layer *layer, const qni
 
 const qni_mixer qni_mixer_attention = {.work_floats = work_floats,
                                        .forward = forward,
+                                       .inside_floats = qni_attention_inside_floats,
                                        .backward_floats = qni_attention_backward_floats,
-                                       .recompute = qni_attention_recompute,
+                                       .forward_inside = qni_attention_forward_inside,
                                        .backward = qni_attention_backward};

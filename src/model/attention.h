@@ -14,12 +14,13 @@ qni_attention_args qni_attention_args_of(const qni_pass *pass, const qni_layer *
                                          const float *q, const float *k, const float *v, float *out);
 
 /* The mixer's backward half (block.h says what they do). */
+int64_t qni_attention_inside_floats(const qn_model *model, int64_t n_tokens);
 int64_t qni_attention_backward_floats(const qn_model *model, int64_t n_tokens);
-QN_NODISCARD qn_status qni_attention_recompute(const qni_pass *pass, const qni_layer *layer,
-                                               const qni_chunk *chunk, const float *u, float *work, float *y,
-                                               qn_error *err);
+QN_NODISCARD qn_status qni_attention_forward_inside(const qni_pass *pass, const qni_layer *layer,
+                                                    const qni_chunk *chunk, const float *u, float *inside,
+                                                    float *y, qn_error *err);
 QN_NODISCARD qn_status qni_attention_backward(const struct qni_backward *backward, const qni_layer *layer,
-                                              const qni_chunk *chunk, const float *u, const float *dy,
-                                              float *work, float *du, qn_error *err);
+                                              const qni_chunk *chunk, const float *u, float *inside,
+                                              const float *dy, float *work, float *du, qn_error *err);
 
 #endif

@@ -4,40 +4,45 @@
 
 #include "base/banned.h"
 
-/* The mixer's inside for one chunk. */
-typedef struct inside {
-    float *q_raw, *q, *mixed, *d_mixed; /* [n, Hq * D]; d_mixed becomes dq */
-    float *k_raw, *k, *v, *dk, *dv;     /* [n, Hkv * D] */
-} inside;
+/* The mixer's inside for one chunk; raw projections are apart only where head norms follow them. */
+typedef struct mixer_inside {
+    float *q, *mixed, *q_raw; /* [n, Hq * D] */
+    float *k, *v, *k_raw;     /* [n, Hkv * D] */
+} mixer_inside;
 
-static int64_t carve(const qn_model *model, int64_t n_tokens, float *work, inside *out) {
-    const qn_config *config = model->config;
-    const int64_t q = n_tokens * config->n_heads * config->head_dim;
-    const int64_t k = n_tokens * config->n_kv_heads * config->head_dim;
-    if (out) {
-        float *keys = work + 4 * q;
-        *out = (inside){.q_raw = work,
-                        .q = work + q,
-                        .mixed = work + 2 * q,
-                        .d_mixed = work + 3 * q,
-                        .k_raw = keys,
-                        .k = keys + k,
-                        .v = keys + 2 * k,
-                        .dk = keys + 3 * k,
-                        .dv = keys + 4 * k};
-    }
-    return 4 * q + 5 * k;
+static int64_t query_floats(const qn_model *model, int64_t n_tokens) {
+    return n_tokens * model->config->n_heads * model->config->head_dim;
+}
+
+static int64_t key_floats(const qn_model *model, int64_t n_tokens) {
+    return n_tokens * model->config->n_kv_heads * model->config->head_dim;
+}
+
+static bool has_head_norms(const qn_model *model) {
+    return model->layers[0].tensor[QN_TENSOR_Q_NORM] >= 0;
+}
+
+int64_t qni_attention_inside_floats(const qn_model *model, int64_t n_tokens) {
+    const int64_t arrays = has_head_norms(model) ? 3 : 2;
+    return arrays * (query_floats(model, n_tokens) + key_floats(model, n_tokens));
 }
 
 int64_t qni_attention_backward_floats(const qn_model *model, int64_t n_tokens) {
-    return carve(model, n_tokens, NULL, NULL);
+    return query_floats(model, n_tokens) + 2 * key_floats(model, n_tokens);
 }
 
-qn_status qni_attention_recompute(const qni_pass *pass, const qni_layer *layer, const qni_chunk *chunk,
-                                  const float *u, float *work, float *y, qn_error *err) {
+static mixer_inside carve(const qn_model *model, int64_t n_tokens, float *inside) {
+    const int64_t q = query_floats(model, n_tokens), k = key_floats(model, n_tokens);
+    mixer_inside in = {.q = inside, .mixed = inside + q, .k = inside + 2 * q, .v = inside + 2 * q + k};
+    in.q_raw = has_head_norms(model) ? in.v + k : in.q;
+    in.k_raw = has_head_norms(model) ? in.q_raw + q : in.k;
+    return in;
+}
+
+qn_status qni_attention_forward_inside(const qni_pass *pass, const qni_layer *layer, const qni_chunk *chunk,
+                                       const float *u, float *inside, float *y, qn_error *err) {
     const int64_t *tensor = layer->tensor, n = chunk->n_tokens, first = chunk->first_token;
-    inside in;
-    carve(pass->model, n, work, &in);
+    const mixer_inside in = carve(pass->model, n, inside);
     QN_TRY(qni_attention_heads(pass, layer, chunk, true, u, in.q_raw, in.q, err));
     QN_TRY(qni_attention_heads(pass, layer, chunk, false, u, in.k_raw, in.k, err));
     QN_TRY(qni_linear(pass, tensor[QN_TENSOR_V], tensor[QN_TENSOR_V_BIAS], u, first, n, in.v, err));
@@ -65,22 +70,23 @@ static qn_status heads_backward(const qni_backward *backward, const qni_layer *l
 }
 
 qn_status qni_attention_backward(const qni_backward *backward, const qni_layer *layer, const qni_chunk *chunk,
-                                 const float *u, const float *dy, float *work, float *du, qn_error *err) {
+                                 const float *u, float *inside, const float *dy, float *work, float *du,
+                                 qn_error *err) {
     const qni_pass *pass = backward->pass;
     const int64_t *tensor = layer->tensor, n = chunk->n_tokens;
-    inside in;
-    carve(pass->model, n, work, &in);
+    const mixer_inside in = carve(pass->model, n, inside);
+    float *d_mixed = work, *dk = work + query_floats(pass->model, n), *dv = dk + key_floats(pass->model, n);
     QN_TRY(qni_linear_backward(backward, tensor[QN_TENSOR_O], tensor[QN_TENSOR_O_BIAS], dy, in.mixed, n,
-                               false, in.d_mixed, err));
+                               false, d_mixed, err));
     const qni_attention_backward_args args = {
         .forward = qni_attention_args_of(pass, layer, chunk, in.q, in.k, in.v, NULL),
-        .dout = in.d_mixed,
-        .dq = in.d_mixed,
-        .dk = in.dk,
-        .dv = in.dv};
+        .dout = d_mixed,
+        .dq = d_mixed,
+        .dk = dk,
+        .dv = dv};
     QN_TRY(pass->ops->attention_backward(pass->ops, &args, pass->n_threads, err));
-    QN_TRY(heads_backward(backward, layer, chunk, true, u, in.q_raw, in.d_mixed, du, err));
-    QN_TRY(heads_backward(backward, layer, chunk, false, u, in.k_raw, in.dk, du, err));
-    return qni_linear_backward(backward, tensor[QN_TENSOR_V], tensor[QN_TENSOR_V_BIAS], in.dv, u, n, true, du,
+    QN_TRY(heads_backward(backward, layer, chunk, true, u, in.q_raw, d_mixed, du, err));
+    QN_TRY(heads_backward(backward, layer, chunk, false, u, in.k_raw, dk, du, err));
+    return qni_linear_backward(backward, tensor[QN_TENSOR_V], tensor[QN_TENSOR_V_BIAS], dv, u, n, true, du,
                                err);
 }

@@ -5,13 +5,18 @@
 #include "model/block.h"
 #include "quern/model/gradient.h"
 
-/* Work space for chunks of up to a number of tokens; one owned block. */
+/* What the backward of one block reads, for one chunk of n tokens. */
+typedef struct qni_inside {
+    float *normed_in, *mid, *normed_mid; /* [n, h] input of the mixer, stream after it, input of the MLP */
+    float *gate, *up;                    /* [n, I]; become their gradients */
+    float *mixer;                        /* the mixer's own */
+} qni_inside;
+
+/* Gradients of one chunk that live no longer than its block. */
 typedef struct qni_backward_work {
-    float *mid;                    /* [n, h] the stream between mixer and MLP */
-    float *normed_in, *normed_mid; /* [n, h] inputs of mixer and MLP */
-    float *d_normed;               /* [n, h] */
-    float *gate, *up, *product;    /* [MLP chunk, I] */
-    float *mixer;                  /* what the mixers asked for */
+    float *d_normed; /* [n, h] */
+    float *product;  /* [MLP chunk, I] silu(gate) * up, or its gradient */
+    float *mixer;    /* the mixer's own */
 } qni_backward_work;
 
 typedef struct qni_backward {
@@ -19,10 +24,14 @@ typedef struct qni_backward {
     qni_rope_table unrotate; /* owned; rotation by the negative angles */
     float **gradients;       /* [layout->n] borrowed */
     qni_backward_work work;
+    qni_inside *insides; /* owned [n_insides], one block of numbers behind all */
+    int64_t n_insides;
+    float *block; /* owned */
 } qni_backward;
 
+/* Makes one inside of up to MAX_TOKENS tokens, and more, up to MOST, as far as they fit into KEEP_BYTES. */
 QN_NODISCARD qn_status qni_backward_open(qni_backward *out, const qni_pass *pass, float **gradients,
-                                         int64_t max_tokens, qn_error *err);
+                                         int64_t max_tokens, int64_t keep_bytes, int64_t most, qn_error *err);
 void qni_backward_release(qni_backward *backward);
 
 /* Gradients of qni_linear: dx (added to where ADD_DX says so) unless NULL; those of the matrix and its bias
@@ -36,9 +45,20 @@ QN_NODISCARD qn_status qni_norm_backward(const qni_backward *backward, int64_t i
                                          const float *dy, int64_t rows, int64_t n, bool add_dx, float *dx,
                                          qn_error *err);
 
-/* dx [n, h]: the gradient with respect to the block's output on entry, to its input x on return. */
+/* Computes the inside of a block from its input x [n, h]. */
+QN_NODISCARD qn_status qni_block_inside(const qni_backward *backward, const qni_layer *layer,
+                                        const qni_chunk *chunk, const float *x, const qni_inside *inside,
+                                        qn_error *err);
+
+/* y [n, h] = the block's output, from its inside. */
+QN_NODISCARD qn_status qni_block_finish(const qni_backward *backward, const qni_layer *layer,
+                                        const qni_chunk *chunk, const qni_inside *inside, float *y,
+                                        qn_error *err);
+
+/* dx [n, h]: the gradient with respect to the block's output on entry, to its input x on return. Uses the inside up. */
 QN_NODISCARD qn_status qni_block_backward(const qni_backward *backward, const qni_layer *layer,
-                                          const qni_chunk *chunk, const float *x, float *dx, qn_error *err);
+                                          const qni_chunk *chunk, const float *x, const qni_inside *inside,
+                                          float *dx, qn_error *err);
 
 /* Losses of the stream x [T, h] after the last block, and with BACKWARD (else NULL) the gradient dx [T, h]
  * and those of the head and the final norm. TEACHER is the teacher's pass, or NULL without kl. */

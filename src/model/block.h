@@ -37,14 +37,16 @@ typedef struct qni_mixer {
     qn_status (*forward)(const qni_pass *pass, const qni_layer *layer, const qni_chunk *chunk, const float *u,
                          qni_cache *cache, float *work, float *y, qn_error *err);
 
-    /* Floats of work space that hold the inside of the mixer and its gradients, n tokens. */
+    /* Floats that hold what backward reads of the mixer's inside, and floats of its own gradients; n tokens. */
+    int64_t (*inside_floats)(const qn_model *model, int64_t n_tokens);
     int64_t (*backward_floats)(const qn_model *model, int64_t n_tokens);
-    /* As forward, over whole sequences; WORK keeps what backward needs. */
-    qn_status (*recompute)(const qni_pass *pass, const qni_layer *layer, const qni_chunk *chunk,
-                           const float *u, float *work, float *y, qn_error *err);
+    /* As forward, over whole sequences, keeping its inside. */
+    qn_status (*forward_inside)(const qni_pass *pass, const qni_layer *layer, const qni_chunk *chunk,
+                                const float *u, float *inside, float *y, qn_error *err);
     /* du [n, h] = gradient with respect to u, from dy [n, h]; adds those of the layer's weights. */
     qn_status (*backward)(const struct qni_backward *backward, const qni_layer *layer, const qni_chunk *chunk,
-                          const float *u, const float *dy, float *work, float *du, qn_error *err);
+                          const float *u, float *inside, const float *dy, float *work, float *du,
+                          qn_error *err);
 } qni_mixer;
 
 extern const qni_mixer qni_mixer_attention;

@@ -1,38 +1,68 @@
-/* One block backwards. Its inside is computed again from its input; the output of the MLP is not needed. */
+/* A block that keeps its inside, and its backward. */
 #include "model/backward.h"
 
 #include "base/alloc.h"
 
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/banned.h"
 
-enum { MLP_TOKENS = 2048 }; /* bounds gate, up and product: 3 * I * MLP_TOKENS floats */
+enum { MLP_TOKENS = 2048 }; /* bounds the product and its gradient */
 
 static int64_t minimum(int64_t a, int64_t b) {
     return a < b ? a : b;
 }
 
-static qn_status work_make(const qn_model *model, int64_t max_tokens, qni_backward_work *out, qn_error *err) {
+/* Numbers that one inside and the gradients of a chunk take. */
+typedef struct sizes {
+    int64_t stream, mlp, product;          /* of one array */
+    int64_t mixer_inside, mixer_gradients; /* of the mixer that needs most */
+    int64_t inside, gradients;             /* of all arrays */
+} sizes;
+
+static sizes measure(const qn_model *model, int64_t n_tokens) {
     const qn_config *config = model->config;
-    const int64_t stream = max_tokens * config->hidden_size;
-    const int64_t mlp = minimum(max_tokens, MLP_TOKENS) * config->intermediate_size;
-    int64_t mixer = 0;
-    float *block = NULL;
+    sizes s = {.stream = n_tokens * config->hidden_size,
+               .mlp = n_tokens * config->intermediate_size,
+               .product = minimum(n_tokens, MLP_TOKENS) * config->intermediate_size};
     for (int64_t i = 0; i < config->n_layers; i++) {
-        const int64_t floats = model->layers[i].mixer->backward_floats(model, max_tokens);
-        if (floats > mixer) mixer = floats;
+        const qni_mixer *mixer = model->layers[i].mixer;
+        const int64_t inside = mixer->inside_floats(model, n_tokens);
+        const int64_t gradients = mixer->backward_floats(model, n_tokens);
+        if (inside > s.mixer_inside) s.mixer_inside = inside;
+        if (gradients > s.mixer_gradients) s.mixer_gradients = gradients;
     }
-    QN_TRY(QNI_ALLOC(block, 4 * stream + 3 * mlp + mixer, "a block's activations and gradients", err));
-    *out = (qni_backward_work){.mid = block,
-                               .normed_in = block + stream,
-                               .normed_mid = block + 2 * stream,
-                               .d_normed = block + 3 * stream,
-                               .gate = block + 4 * stream};
-    out->up = out->gate + mlp;
-    out->product = out->up + mlp;
-    out->mixer = out->product + mlp;
+    s.inside = 3 * s.stream + 2 * s.mlp + s.mixer_inside;
+    s.gradients = s.stream + s.product + s.mixer_gradients;
+    return s;
+}
+
+static void carve_inside(const sizes *s, float *block, qni_inside *out) {
+    out->normed_in = block;
+    out->mid = out->normed_in + s->stream;
+    out->normed_mid = out->mid + s->stream;
+    out->gate = out->normed_mid + s->stream;
+    out->up = out->gate + s->mlp;
+    out->mixer = out->up + s->mlp;
+}
+
+static qn_status allocate(qni_backward *backward, int64_t max_tokens, int64_t keep_bytes, int64_t most,
+                          qn_error *err) {
+    const sizes s = measure(backward->pass->model, max_tokens);
+    const int64_t fitting = s.inside > 0 ? keep_bytes / (int64_t)sizeof(float) / s.inside : 0;
+    const int64_t n = minimum(1 + (fitting > 0 ? fitting : 0), most > 1 ? most : 1);
+    int64_t floats;
+    backward->insides = qni_alloc_array(n, sizeof *backward->insides);
+    if (!backward->insides || !qni_multiply_i64(n, s.inside, &floats))
+        return qni_fail_nomem(err, "activations of blocks");
+    QN_TRY(
+        QNI_ALLOC(backward->block, floats + s.gradients, "activations of blocks and their gradients", err));
+    backward->n_insides = n;
+    backward->work.d_normed = backward->block;
+    backward->work.product = backward->block + s.stream;
+    backward->work.mixer = backward->work.product + s.product;
+    for (int64_t i = 0; i < n; i++)
+        carve_inside(&s, backward->block + s.gradients + i * s.inside, &backward->insides[i]);
     return QN_OK;
 }
 
@@ -50,10 +80,10 @@ static qn_status make_unrotation(const qni_pass *pass, qni_rope_table *out, qn_e
 }
 
 qn_status qni_backward_open(qni_backward *out, const qni_pass *pass, float **gradients, int64_t max_tokens,
-                            qn_error *err) {
+                            int64_t keep_bytes, int64_t most, qn_error *err) {
     qni_backward backward = {.pass = pass, .gradients = gradients};
     qn_status status = make_unrotation(pass, &backward.unrotate, err);
-    if (status == QN_OK) status = work_make(pass->model, max_tokens, &backward.work, err);
+    if (status == QN_OK) status = allocate(&backward, max_tokens, keep_bytes, most, err);
     if (status != QN_OK) {
         qni_backward_release(&backward);
         return status;
@@ -64,55 +94,82 @@ qn_status qni_backward_open(qni_backward *out, const qni_pass *pass, float **gra
 
 void qni_backward_release(qni_backward *backward) {
     qni_rope_table_release(&backward->unrotate);
-    free(backward->work.mid);
+    free(backward->insides);
+    free(backward->block);
     *backward = (qni_backward){0};
 }
 
-static qn_status recompute(const qni_backward *backward, const qni_layer *layer, const qni_chunk *chunk,
-                           const float *x, qn_error *err) {
-    const qni_pass *pass = backward->pass;
-    const qni_backward_work *work = &backward->work;
-    const int64_t n = chunk->n_tokens, h = pass->model->config->hidden_size;
-    float largest; /* seen when the forward passed here */
-    QN_TRY(qni_norm(pass, layer->tensor[QN_TENSOR_INPUT_NORM], x, n, h, work->normed_in, err));
-    QN_TRY(layer->mixer->recompute(pass, layer, chunk, work->normed_in, work->mixer, work->mid, err));
-    pass->ops->add(pass->ops, work->mid, x, n * h, pass->n_threads, &largest);
-    return qni_norm(pass, layer->tensor[QN_TENSOR_POST_NORM], work->mid, n, h, work->normed_mid, err);
+/* x += y, watched like any residual stream. */
+static qn_status add_to_stream(const qni_pass *pass, const qni_layer *layer, float *x, const float *y,
+                               int64_t n, qn_error *err) {
+    float largest = 0.0f;
+    pass->ops->add(pass->ops, x, y, n, pass->n_threads, &largest);
+    return qni_note_largest(pass, largest, layer->index, "residual stream", err);
 }
 
-/* du = gradient of down(silu(gate(u)) * up(u)), a bounded number of tokens at a time. */
-static qn_status mlp_backward(const qni_backward *backward, const qni_layer *layer, const qni_chunk *chunk,
-                              const float *u, const float *dy, float *du, qn_error *err) {
+qn_status qni_block_inside(const qni_backward *backward, const qni_layer *layer, const qni_chunk *chunk,
+                           const float *x, const qni_inside *inside, qn_error *err) {
     const qni_pass *pass = backward->pass;
-    const qni_backward_work *work = &backward->work;
+    const int64_t *tensor = layer->tensor, n = chunk->n_tokens, first = chunk->first_token;
+    const int64_t h = pass->model->config->hidden_size;
+    QN_TRY(qn_check_cancelled(pass->ctx, err));
+    QN_TRY(qni_norm(pass, tensor[QN_TENSOR_INPUT_NORM], x, n, h, inside->normed_in, err));
+    QN_TRY(
+        layer->mixer->forward_inside(pass, layer, chunk, inside->normed_in, inside->mixer, inside->mid, err));
+    QN_TRY(add_to_stream(pass, layer, inside->mid, x, n * h, err));
+    QN_TRY(qni_norm(pass, tensor[QN_TENSOR_POST_NORM], inside->mid, n, h, inside->normed_mid, err));
+    QN_TRY(qni_linear(pass, tensor[QN_TENSOR_GATE], -1, inside->normed_mid, first, n, inside->gate, err));
+    return qni_linear(pass, tensor[QN_TENSOR_UP], -1, inside->normed_mid, first, n, inside->up, err);
+}
+
+qn_status qni_block_finish(const qni_backward *backward, const qni_layer *layer, const qni_chunk *chunk,
+                           const qni_inside *inside, float *y, qn_error *err) {
+    const qni_pass *pass = backward->pass;
     const int64_t h = pass->model->config->hidden_size, wide = pass->model->config->intermediate_size;
-    const int64_t gate = layer->tensor[QN_TENSOR_GATE], up = layer->tensor[QN_TENSOR_UP];
-    const int64_t down = layer->tensor[QN_TENSOR_DOWN];
+    float *product = backward->work.product;
     for (int64_t done = 0; done < chunk->n_tokens; done += MLP_TOKENS) {
-        const int64_t n = minimum(MLP_TOKENS, chunk->n_tokens - done), first = chunk->first_token + done;
-        const float *u_part = u + done * h, *dy_part = dy + done * h;
-        QN_TRY(qni_linear(pass, gate, -1, u_part, first, n, work->gate, err));
-        QN_TRY(qni_linear(pass, up, -1, u_part, first, n, work->up, err));
-        QN_TRY(qni_linear_backward(backward, down, -1, dy_part, NULL, n, false, work->product, err));
-        pass->ops->swiglu_backward(pass->ops, work->gate, work->up, work->product, n * wide, pass->n_threads);
-        QN_TRY(qni_linear_backward(backward, down, -1, dy_part, work->product, n, false, NULL, err));
-        QN_TRY(qni_linear_backward(backward, gate, -1, work->gate, u_part, n, false, du + done * h, err));
-        QN_TRY(qni_linear_backward(backward, up, -1, work->up, u_part, n, true, du + done * h, err));
+        const int64_t n = minimum(MLP_TOKENS, chunk->n_tokens - done);
+        pass->ops->swiglu_into(pass->ops, inside->gate + done * wide, inside->up + done * wide, n * wide,
+                               product, pass->n_threads);
+        QN_TRY(qni_linear(pass, layer->tensor[QN_TENSOR_DOWN], -1, product, chunk->first_token + done, n,
+                          y + done * h, err));
+    }
+    return add_to_stream(pass, layer, y, inside->mid, chunk->n_tokens * h, err);
+}
+
+/* du = gradient of down(silu(gate(u)) * up(u)), u = normed_mid, a bounded number of tokens at a time. */
+static qn_status mlp_backward(const qni_backward *backward, const qni_layer *layer, const qni_chunk *chunk,
+                              const qni_inside *inside, const float *dy, float *du, qn_error *err) {
+    const qni_pass *pass = backward->pass;
+    const int64_t h = pass->model->config->hidden_size, wide = pass->model->config->intermediate_size;
+    const int64_t *tensor = layer->tensor;
+    float *product = backward->work.product;
+    for (int64_t done = 0; done < chunk->n_tokens; done += MLP_TOKENS) {
+        const int64_t n = minimum(MLP_TOKENS, chunk->n_tokens - done);
+        const float *u_part = inside->normed_mid + done * h, *dy_part = dy + done * h;
+        float *gate = inside->gate + done * wide, *up = inside->up + done * wide, *du_part = du + done * h;
+        QN_TRY(
+            qni_linear_backward(backward, tensor[QN_TENSOR_DOWN], -1, dy_part, NULL, n, false, product, err));
+        pass->ops->swiglu_backward(pass->ops, gate, up, product, n * wide, pass->n_threads);
+        QN_TRY(
+            qni_linear_backward(backward, tensor[QN_TENSOR_DOWN], -1, dy_part, product, n, false, NULL, err));
+        QN_TRY(
+            qni_linear_backward(backward, tensor[QN_TENSOR_GATE], -1, gate, u_part, n, false, du_part, err));
+        QN_TRY(qni_linear_backward(backward, tensor[QN_TENSOR_UP], -1, up, u_part, n, true, du_part, err));
     }
     return QN_OK;
 }
 
 qn_status qni_block_backward(const qni_backward *backward, const qni_layer *layer, const qni_chunk *chunk,
-                             const float *x, float *dx, qn_error *err) {
+                             const float *x, const qni_inside *inside, float *dx, qn_error *err) {
     const qni_backward_work *work = &backward->work;
-    const int64_t n = chunk->n_tokens, h = backward->pass->model->config->hidden_size;
+    const int64_t *tensor = layer->tensor, n = chunk->n_tokens,
+                  h = backward->pass->model->config->hidden_size;
+    float *d = work->d_normed;
     QN_TRY(qn_check_cancelled(backward->pass->ctx, err));
-    QN_TRY(recompute(backward, layer, chunk, x, err));
-    QN_TRY(mlp_backward(backward, layer, chunk, work->normed_mid, dx, work->d_normed, err));
-    QN_TRY(qni_norm_backward(backward, layer->tensor[QN_TENSOR_POST_NORM], work->mid, work->d_normed, n, h,
-                             true, dx, err));
-    QN_TRY(layer->mixer->backward(backward, layer, chunk, work->normed_in, dx, work->mixer, work->d_normed,
-                                  err));
-    return qni_norm_backward(backward, layer->tensor[QN_TENSOR_INPUT_NORM], x, work->d_normed, n, h, true, dx,
-                             err);
+    QN_TRY(mlp_backward(backward, layer, chunk, inside, dx, d, err));
+    QN_TRY(qni_norm_backward(backward, tensor[QN_TENSOR_POST_NORM], inside->mid, d, n, h, true, dx, err));
+    QN_TRY(layer->mixer->backward(backward, layer, chunk, inside->normed_in, inside->mixer, dx, work->mixer,
+                                  d, err));
+    return qni_norm_backward(backward, tensor[QN_TENSOR_INPUT_NORM], x, d, n, h, true, dx, err);
 }

@@ -6,7 +6,6 @@
 
 #include <math.h>
 #include <stdlib.h>
-#include <string.h>
 
 #include "base/banned.h"
 
@@ -14,20 +13,17 @@ enum {
     CHUNK_TOKENS = 2048
 }; /* that pass a block together: enough for the sums over tokens to run at full rate */
 
-/* The whole walk, there and back. */
+/* The whole walk, there and back. Its steps are pairs of a layer and a chunk, layer by layer. */
 typedef struct gradient_job {
     qni_pass pass, teacher;
     qni_walk_plan plan;
-    qni_workspace work;
     qni_backward backward;
     float *streams; /* owned: the input of each block, the output of the last, the gradient; [L + 2][T, h] */
-    int64_t stream_floats;
-    bool keeps; /* false: one stream, in place */
+    int64_t stream_floats, n_steps;
 } gradient_job;
 
 static void release(gradient_job *job) {
     qni_backward_release(&job->backward);
-    qni_workspace_release(&job->work);
     qni_pass_release(&job->pass);
     qni_pass_release(&job->teacher);
     qni_walk_plan_release(&job->plan);
@@ -65,54 +61,79 @@ static qn_status check_teacher(const qn_model *model, const qn_loss_options *opt
                    (long long)other, (long long)own);
 }
 
-static float *stream(const gradient_job *job, int64_t depth) {
-    return job->streams + (job->keeps ? depth * job->stream_floats : 0);
-}
-
 static qn_status prepare(gradient_job *job, const qn_model *model, const qn_sequences *sequences,
-                         const qn_loss_options *options, const qn_context *ctx, qn_gradients *gradients,
+                         const qn_loss_options *options, const qn_context *ctx, bool backward,
                          qn_error *err) {
-    const int64_t n_streams = gradients ? model->config->n_layers + 2 : 1;
+    const int64_t n_streams = backward ? model->config->n_layers + 2 : 1;
     int64_t floats;
     QN_TRY(qni_walk_plan_make(sequences, CHUNK_TOKENS, &job->plan, err));
+    job->n_steps = job->plan.n_chunks * model->config->n_layers;
     QN_TRY(qni_pass_open(&job->pass, model, options->compute, ctx, err));
     QN_TRY(qni_pass_cover(&job->pass, job->plan.longest_sequence, err));
     if (options->kl_weight != 0.0)
         QN_TRY(qni_pass_open(&job->teacher, options->teacher, options->compute, ctx, err));
-    QN_TRY(qni_workspace_make(model, job->plan.longest_chunk, &job->work, err));
-    job->keeps = gradients != NULL;
     job->stream_floats = job->plan.n_tokens * model->config->hidden_size;
     if (!qni_multiply_i64(n_streams, job->stream_floats, &floats)) return qni_fail_nomem(err, "block inputs");
-    return QNI_ALLOC(job->streams, floats, "block inputs", err);
+    QN_TRY(QNI_ALLOC(job->streams, floats, "block inputs", err));
+    return qni_embed(&job->pass, sequences->ids, job->plan.n_tokens, job->streams, err);
 }
 
-static qn_status forward(const gradient_job *job, const int32_t *ids, qn_error *err) {
+/* The loss only: one stream, in place. */
+static qn_status run_forward(const gradient_job *job, qn_error *err) {
     const qn_model *model = job->pass.model;
-    const int64_t h = model->config->hidden_size;
-    QN_TRY(qni_embed(&job->pass, ids, job->plan.n_tokens, stream(job, 0), err));
-    for (int64_t l = 0; l < model->config->n_layers; l++) {
-        for (int64_t c = 0; c < job->plan.n_chunks; c++) {
-            const qni_chunk *chunk = &job->plan.chunks[c];
-            const int64_t at = chunk->first_token * h;
-            float *x = stream(job, l + 1) + at;
-            if (job->keeps) memcpy(x, stream(job, l) + at, (size_t)(chunk->n_tokens * h) * sizeof *x);
-            QN_TRY(qni_block_forward(&job->pass, &model->layers[l], chunk, NULL, &job->work, x, err));
-        }
+    qni_workspace work = {0};
+    qn_status status = qni_workspace_make(model, job->plan.longest_chunk, &work, err);
+    for (int64_t s = 0; s < job->n_steps && status == QN_OK; s++) {
+        const qni_chunk *chunk = &job->plan.chunks[s % job->plan.n_chunks];
+        float *x = job->streams + chunk->first_token * model->config->hidden_size;
+        status =
+            qni_block_forward(&job->pass, &model->layers[s / job->plan.n_chunks], chunk, NULL, &work, x, err);
+    }
+    qni_workspace_release(&work);
+    return status;
+}
+
+/* One step of the walk: where it reads and writes, and the memory for its inside. The last steps have one of their
+ * own; those before share the first, which holds its last user's when the walk comes back. */
+typedef struct step {
+    const qni_layer *layer;
+    const qni_chunk *chunk;
+    float *in, *out;
+    const qni_inside *inside;
+    bool is_kept;
+} step;
+
+static step step_at(const gradient_job *job, int64_t index) {
+    const qn_model *model = job->pass.model;
+    const int64_t layer = index / job->plan.n_chunks,
+                  from_kept = index - (job->n_steps - job->backward.n_insides);
+    const qni_chunk *chunk = &job->plan.chunks[index % job->plan.n_chunks];
+    float *in = job->streams + layer * job->stream_floats + chunk->first_token * model->config->hidden_size;
+    return (step){.layer = &model->layers[layer],
+                  .chunk = chunk,
+                  .in = in,
+                  .out = in + job->stream_floats,
+                  .inside = &job->backward.insides[from_kept > 0 ? from_kept : 0],
+                  .is_kept = from_kept >= 0};
+}
+
+static qn_status run_keeping(const gradient_job *job, qn_error *err) {
+    for (int64_t i = 0; i < job->n_steps; i++) {
+        const step s = step_at(job, i);
+        QN_TRY(qni_block_inside(&job->backward, s.layer, s.chunk, s.in, s.inside, err));
+        QN_TRY(qni_block_finish(&job->backward, s.layer, s.chunk, s.inside, s.out, err));
     }
     return QN_OK;
 }
 
-static qn_status backward(const gradient_job *job, const int32_t *ids, qn_error *err) {
+static qn_status run_backward(const gradient_job *job, const int32_t *ids, float *d, qn_error *err) {
     const qn_model *model = job->pass.model;
-    const int64_t h = model->config->hidden_size, n_layers = model->config->n_layers;
-    float *d = stream(job, n_layers + 1);
-    for (int64_t l = n_layers - 1; l >= 0; l--) {
-        for (int64_t c = 0; c < job->plan.n_chunks; c++) {
-            const qni_chunk *chunk = &job->plan.chunks[c];
-            const int64_t at = chunk->first_token * h;
-            QN_TRY(qni_block_backward(&job->backward, &model->layers[l], chunk, stream(job, l) + at, d + at,
-                                      err));
-        }
+    const int64_t h = model->config->hidden_size;
+    for (int64_t i = job->n_steps - 1; i >= 0; i--) {
+        const step s = step_at(job, i);
+        if (!s.is_kept) QN_TRY(qni_block_inside(&job->backward, s.layer, s.chunk, s.in, s.inside, err));
+        QN_TRY(qni_block_backward(&job->backward, s.layer, s.chunk, s.in, s.inside,
+                                  d + s.chunk->first_token * h, err));
     }
     job->pass.ops->scatter_add(job->pass.ops, ids, d, job->plan.n_tokens, h,
                                job->backward.gradients[model->embed], job->pass.n_threads);
@@ -123,18 +144,20 @@ static qn_status run(gradient_job *job, const qn_sequences *sequences, const int
                      const qn_loss_options *options, qn_gradients *gradients, qn_loss *loss, qn_error *err) {
     const int64_t n_layers = job->pass.model->config->n_layers;
     const qni_pass *teacher = options->kl_weight != 0.0 ? &job->teacher : NULL;
-    QN_TRY(forward(job, sequences->ids, err));
-    qni_workspace_release(&job->work);
-    if (gradients)
+    float *last = job->streams, *d = NULL;
+    if (gradients) {
+        last = job->streams + n_layers * job->stream_floats;
+        d = last + job->stream_floats;
         QN_TRY(qni_backward_open(&job->backward, &job->pass, gradients->per_entry, job->plan.longest_chunk,
-                                 err));
-    QN_TRY(qni_head_loss(&job->pass, teacher, job->keeps ? &job->backward : NULL, options,
-                         stream(job, n_layers), targets, job->plan.n_tokens,
-                         job->keeps ? stream(job, n_layers + 1) : NULL, loss, err));
+                                 options->keep_bytes, job->n_steps, err));
+    }
+    QN_TRY(gradients ? run_keeping(job, err) : run_forward(job, err));
+    QN_TRY(qni_head_loss(&job->pass, teacher, gradients ? &job->backward : NULL, options, last, targets,
+                         job->plan.n_tokens, d, loss, err));
     if (!isfinite(loss->ce_nats) || !isfinite(loss->kl_nats))
         return qn_fail(err, QN_E_VALUE, "the loss is not finite (cross entropy %g, divergence %g)",
                        loss->ce_nats, loss->kl_nats);
-    return job->keeps ? backward(job, sequences->ids, err) : QN_OK;
+    return gradients ? run_backward(job, sequences->ids, d, err) : QN_OK;
 }
 
 qn_status qn_loss_gradient(const qn_model *model, const qn_sequences *sequences, const int32_t *targets,
@@ -144,7 +167,7 @@ qn_status qn_loss_gradient(const qn_model *model, const qn_sequences *sequences,
     qn_loss loss = {0};
     if (gradients) QN_TRY(check_weights(model, gradients, err));
     if (options->kl_weight != 0.0) QN_TRY(check_teacher(model, options, err));
-    qn_status status = prepare(&job, model, sequences, options, ctx, gradients, err);
+    qn_status status = prepare(&job, model, sequences, options, ctx, gradients != NULL, err);
     if (status == QN_OK) status = run(&job, sequences, targets, options, gradients, &loss, err);
     if (status == QN_OK) *out = loss;
     release(&job);

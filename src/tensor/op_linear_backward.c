@@ -8,11 +8,19 @@
 #include "base/banned.h"
 
 enum {
-    TILE_M = 512, /* of dx: tokens */
-    TILE_N = 256, /* of dw: rows of W */
-    TILE_K = 256, /* of both: columns of W */
+    LARGEST_TILE = 512, /* packing operands costs a sixth of the rate at 128, little at 512 */
+    SMALLEST_TILE = 128,
+    TILES_WANTED = 8, /* of each product */
     BIAS_COLUMNS = 64
 };
+
+/* The side of the square tiles of a [rows, cols] result. */
+static int64_t tile_side(int64_t rows, int64_t cols) {
+    int64_t side = LARGEST_TILE;
+    while (side > SMALLEST_TILE && qni_ceil_div(rows, side) * qni_ceil_div(cols, side) < TILES_WANTED)
+        side /= 2;
+    return side;
+}
 
 /* A whole matrix as the products want it: in place, or rounded into the work space. */
 typedef struct operand {
@@ -29,7 +37,7 @@ typedef struct backward_job {
     int64_t value_bytes;
     operand dy, x, w;
     qni_tile_gemm dx_gemm, dw_gemm;
-    int64_t k_tiles, dx_tasks, dw_tasks, bias_tasks;
+    int64_t dx_side, dw_side, dx_tasks, dw_tasks, bias_tasks;
     qni_work work;
 } backward_job;
 
@@ -50,7 +58,8 @@ static qn_status prepare(backward_job *job, qn_ops *ops, int n_threads, qn_error
     const qni_linear_backward_args *a = job->args;
     const bool bf16 = job->precision == QNI_BF16;
     job->value_bytes = (int64_t)qni_precision_bytes(job->precision);
-    job->k_tiles = qni_ceil_div(a->k, TILE_K);
+    job->dx_side = tile_side(a->m, a->k);
+    job->dw_side = tile_side(a->n, a->k);
     plan_operand(job, &job->dy, a->dy, a->m * a->n);
     if (a->dx) {
         const qni_tile_shape shape = {.bf16 = bf16,
@@ -58,14 +67,14 @@ static qn_status prepare(backward_job *job, qn_ops *ops, int n_threads, qn_error
                                       .m = a->m,
                                       .n = a->k,
                                       .k = a->n,
-                                      .tile_m = TILE_M,
-                                      .tile_n = TILE_K,
+                                      .tile_m = job->dx_side,
+                                      .tile_n = job->dx_side,
                                       .lda = a->n,
                                       .ldb = a->k,
                                       .ldc = a->k};
         plan_operand(job, &job->w, a->w, a->n * a->k);
         QN_TRY(qni_tile_gemm_init(&job->dx_gemm, job->kernels, &shape, err));
-        job->dx_tasks = qni_ceil_div(a->m, TILE_M) * job->k_tiles;
+        job->dx_tasks = qni_ceil_div(a->m, job->dx_side) * qni_ceil_div(a->k, job->dx_side);
     }
     if (a->dw) {
         const qni_tile_shape shape = {.bf16 = bf16,
@@ -74,14 +83,14 @@ static qn_status prepare(backward_job *job, qn_ops *ops, int n_threads, qn_error
                                       .m = a->n,
                                       .n = a->k,
                                       .k = a->m,
-                                      .tile_m = TILE_N,
-                                      .tile_n = TILE_K,
+                                      .tile_m = job->dw_side,
+                                      .tile_n = job->dw_side,
                                       .lda = a->n,
                                       .ldb = a->k,
                                       .ldc = a->k};
         plan_operand(job, &job->x, a->x, a->m * a->k);
         QN_TRY(qni_tile_gemm_init(&job->dw_gemm, job->kernels, &shape, err));
-        job->dw_tasks = qni_ceil_div(a->n, TILE_N) * job->k_tiles;
+        job->dw_tasks = qni_ceil_div(a->n, job->dw_side) * qni_ceil_div(a->k, job->dw_side);
     }
     if (a->dbias) job->bias_tasks = qni_ceil_div(a->n, BIAS_COLUMNS);
     const size_t scratch = job->dx_gemm.scratch_bytes > job->dw_gemm.scratch_bytes
@@ -93,8 +102,9 @@ static qn_status prepare(backward_job *job, qn_ops *ops, int n_threads, qn_error
 
 static int run_dx(const backward_job *job, int64_t task) {
     const qni_linear_backward_args *a = job->args;
-    const int64_t token0 = task / job->k_tiles * TILE_M, col0 = task % job->k_tiles * TILE_K;
-    return qni_tile_gemm_run(&job->dx_gemm, qni_min(TILE_M, a->m - token0), qni_min(TILE_K, a->k - col0),
+    const int64_t side = job->dx_side, cols = qni_ceil_div(a->k, side);
+    const int64_t token0 = task / cols * side, col0 = task % cols * side;
+    return qni_tile_gemm_run(&job->dx_gemm, qni_min(side, a->m - token0), qni_min(side, a->k - col0),
                              job->dy.data + token0 * a->n * job->value_bytes,
                              job->w.data + col0 * job->value_bytes, a->dx + token0 * a->k + col0,
                              qni_work_slice(&job->work));
@@ -102,8 +112,9 @@ static int run_dx(const backward_job *job, int64_t task) {
 
 static int run_dw(const backward_job *job, int64_t task) {
     const qni_linear_backward_args *a = job->args;
-    const int64_t row0 = task / job->k_tiles * TILE_N, col0 = task % job->k_tiles * TILE_K;
-    return qni_tile_gemm_run(&job->dw_gemm, qni_min(TILE_N, a->n - row0), qni_min(TILE_K, a->k - col0),
+    const int64_t side = job->dw_side, cols = qni_ceil_div(a->k, side);
+    const int64_t row0 = task / cols * side, col0 = task % cols * side;
+    return qni_tile_gemm_run(&job->dw_gemm, qni_min(side, a->n - row0), qni_min(side, a->k - col0),
                              job->dy.data + row0 * job->value_bytes, job->x.data + col0 * job->value_bytes,
                              a->dw + row0 * a->k + col0, qni_work_slice(&job->work));
 }

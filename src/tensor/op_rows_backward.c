@@ -1,4 +1,4 @@
-/* The backward of what works row by row: norms, the gate product, the embedding. */
+/* What only a walk backwards needs row by row: norms, the gate product, the embedding. */
 #include "tensor/ops_cpu.h"
 
 #include <string.h>
@@ -30,6 +30,16 @@ qn_status qni_cpu_rms_norm_backward(qn_ops *ops, const qni_rms_norm_backward_arg
     for (int64_t b = 0; b < n_blocks; b++)
         ops->kernels->add(args->dw, (const float *)(void *)(work.base + partials + (size_t)b * stride), n);
     return QN_OK;
+}
+
+void qni_cpu_swiglu_into(qn_ops *ops, const float *gate, const float *up, int64_t n, float *y,
+                         int n_threads) {
+#pragma omp parallel for schedule(static) num_threads(n_threads)
+    for (int64_t c = 0; c < qni_ceil_div(n, CHUNK_VALUES); c++) {
+        const int64_t first = c * CHUNK_VALUES, count = qni_min(CHUNK_VALUES, n - first);
+        memcpy(y + first, gate + first, (size_t)count * sizeof *y);
+        ops->kernels->swiglu(y + first, up + first, count);
+    }
 }
 
 void qni_cpu_swiglu_backward(qn_ops *ops, float *gate, float *up, float *dy, int64_t n, int n_threads) {

@@ -143,6 +143,8 @@ struct qn_ops {
                                  qn_error *err);
     qn_status (*rms_norm_backward)(qn_ops *ops, const qni_rms_norm_backward_args *args, int n_threads,
                                    qn_error *err);
+    /* y = silu(gate) * up, n values. */
+    void (*swiglu_into)(qn_ops *ops, const float *gate, const float *up, int64_t n, float *y, int n_threads);
     /* Of y = silu(gate) * up, n values: gate and up become their gradients, dy becomes y. */
     void (*swiglu_backward)(qn_ops *ops, float *gate, float *up, float *dy, int64_t n, int n_threads);
     qn_status (*attention_backward)(qn_ops *ops, const qni_attention_backward_args *args, int n_threads,

@@ -120,6 +120,7 @@ qn_status qni_ops_open_cpu(const qni_kernels *kernels, qn_ops **out, qn_error *e
         .nll = qni_cpu_nll,
         .linear_backward = qni_cpu_linear_backward,
         .rms_norm_backward = qni_cpu_rms_norm_backward,
+        .swiglu_into = qni_cpu_swiglu_into,
         .swiglu_backward = qni_cpu_swiglu_backward,
         .attention_backward = qni_cpu_attention_backward,
         .loss = qni_cpu_loss,

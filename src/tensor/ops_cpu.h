@@ -40,6 +40,7 @@ qn_status qni_cpu_linear_backward(qn_ops *ops, const qni_linear_backward_args *a
                                   qn_error *err);
 qn_status qni_cpu_rms_norm_backward(qn_ops *ops, const qni_rms_norm_backward_args *args, int n_threads,
                                     qn_error *err);
+void qni_cpu_swiglu_into(qn_ops *ops, const float *gate, const float *up, int64_t n, float *y, int n_threads);
 void qni_cpu_swiglu_backward(qn_ops *ops, float *gate, float *up, float *dy, int64_t n, int n_threads);
 qn_status qni_cpu_attention_backward(qn_ops *ops, const qni_attention_backward_args *args, int n_threads,
                                      qn_error *err);
