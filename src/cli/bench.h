@@ -31,6 +31,7 @@ typedef struct bench_case {
 
 typedef struct bench_row {
     const char *suite, *name, *unit;
+    double work;         /* of one run, in `unit` times seconds */
     double best, median; /* rates in `unit` */
     double cores;        /* processor time over time of the best sample; 0: not measured */
     bench_limit limit;

@@ -92,7 +92,7 @@ qn_status bench_add_row(bench *b, const bench_row *row, qn_error *err) {
 
 qn_status bench_measure(bench *b, const bench_case *c, qn_error *err) {
     bench_times times;
-    bench_row row = {.suite = c->suite, .name = c->name, .unit = c->unit, .limit = c->limit};
+    bench_row row = {.suite = c->suite, .name = c->name, .unit = c->unit, .work = c->work, .limit = c->limit};
     if (c->limit != BENCH_NO_LIMIT) {
         double rate;
         QN_TRY(bench_limit_rate(b, c->limit, &rate, err));

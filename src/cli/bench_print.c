@@ -12,9 +12,10 @@ static int print_json(const bench *b) {
     json_t *rows = json_array();
     for (int i = 0; i < b->n_rows; i++) {
         const bench_row *r = &b->rows[i];
-        json_t *row = json_pack("{s:s, s:s, s:s, s:f, s:f, s:f, s:I}", "suite", r->suite, "case", r->name,
-                                "unit", r->unit, "best", r->best, "median", r->median, "cores", r->cores,
-                                "peak_rss_bytes", (json_int_t)r->peak_rss_bytes);
+        json_t *row =
+            json_pack("{s:s, s:s, s:s, s:f, s:f, s:f, s:f, s:I}", "suite", r->suite, "case", r->name, "unit",
+                      r->unit, "work", r->work, "best", r->best, "median", r->median, "cores", r->cores,
+                      "peak_rss_bytes", (json_int_t)r->peak_rss_bytes);
         if (row && r->limit_rate > 0) {
             json_object_set_new(row, "limit", json_real(r->limit_rate));
             json_object_set_new(row, "limit_name", json_string(bench_limit_name(r->limit)));
