@@ -67,7 +67,9 @@ static qn_status gather_matrix(qn_checkpoint *c, int64_t entry, size_t f, const 
     const qn_layout_entry *expected = &c->layout.entries[entry];
     const qni_weight_file *file = &c->files[f];
     qn_encoded e = {0};
-    QN_TRY(qn_packed_spec_parse(spec, file->name, &e, err));
+    qn_error inner;
+    const qn_status status = qn_packed_spec_parse(spec, expected->name, &e, &inner);
+    if (status != QN_OK) return qn_fail(err, status, "%s: %s", file->name, inner.message);
     if (e.rows != expected->rows || e.cols != expected->cols)
         return qn_fail(err, QN_E_SHAPE,
                        "%s: tensor '%s' is packed as %lldx%lld, config.json implies %lldx%lld", file->name,
