@@ -150,7 +150,7 @@ static void test_wrong_options_are_refused(void **state) {
     o.eps = -1;
     assert_error(qn_adamw_check(&o, err), QN_E_ARGUMENT, "eps");
     o = qn_adamw_options_default();
-    o.clip = NAN;
+    o.clip = (double)NAN;
     assert_error(qn_adamw_check(&o, err), QN_E_ARGUMENT, "clip");
 }
 

@@ -54,7 +54,7 @@ static void test_nonsense_is_refused(void **state) {
     (void)state;
     s.peak = 0;
     assert_error(qn_schedule_check(&s, err), QN_E_ARGUMENT, "learning rate 0");
-    s.peak = NAN;
+    s.peak = (double)NAN;
     assert_error(qn_schedule_check(&s, err), QN_E_ARGUMENT, "learning rate");
     s = good;
     s.min_ratio = 1.5;
