@@ -5,7 +5,16 @@
 #ifndef QUERN_SRC_BASE_CLONES_H
 #define QUERN_SRC_BASE_CLONES_H
 
-#if defined(__x86_64__) && defined(__gnu_linux__) && !defined(__SANITIZE_THREAD__)
+/* The choice is made before a thread sanitizer has set itself up, and would crash in it. */
+#if defined(__SANITIZE_THREAD__)
+#define QNI_THREAD_SANITIZER 1
+#elif defined(__has_feature)
+#define QNI_THREAD_SANITIZER __has_feature(thread_sanitizer)
+#else
+#define QNI_THREAD_SANITIZER 0
+#endif
+
+#if defined(__x86_64__) && defined(__gnu_linux__) && !QNI_THREAD_SANITIZER
 #define QNI_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
 #else
 #define QNI_CLONES
