@@ -151,7 +151,7 @@ static double rounded(float x, bool bf16) {
 }
 
 /* Shapes beyond a tile on every side; some elements of each result against double sums. */
-static void check_large_linear(bool bf16, bool add) {
+static void check_large_linear(qn_ops *ops, bool bf16, bool add) {
     linear_case c = linear_make(1041, 530, 523);
     float *first = NULL;
     for (int t = 0; t < N_THREADS; t++) {
@@ -160,7 +160,7 @@ static void check_large_linear(bool bf16, bool add) {
         qni_linear_backward_args args = linear_args(&c, dx, dw, dbias);
         args.bf16 = bf16;
         args.add_dx = add;
-        assert_ok(g_ops->linear_backward(g_ops, &args, k_threads[t], err));
+        assert_ok(ops->linear_backward(ops, &args, k_threads[t], err));
         if (first) assert_memory_equal(out.f, first, (size_t)out.n * sizeof *out.f);
         for (int64_t i = 0; i < c.x.n && !first; i += 997) {
             double want = add ? out.d[i] : 0.0;
@@ -187,7 +187,24 @@ static void check_large_linear(bool bf16, bool add) {
 
 static void test_linear_beyond_a_tile(void **state) {
     (void)state;
-    for (int i = 0; i < 4; i++) check_large_linear(i & 1, i & 2);
+    for (int i = 0; i < 4; i++) check_large_linear(g_ops, i & 1, i & 2);
+}
+
+/* The path of machines with AMX, which oneDNN also runs on AVX-512 with bf16 dot products. */
+static void test_linear_with_native_bf16(void **state) {
+    (void)state;
+#if defined(__x86_64__)
+    if (__builtin_cpu_supports("avx512bf16")) {
+        qn_ops *ops = NULL;
+        assert_ok(qni_ops_open_cpu(&qni_kernels_amx, &ops, err));
+        check_large_linear(ops, true, false);
+        check_large_linear(ops, true, true);
+        qni_ops_close(ops);
+        return;
+    }
+#endif
+    print_message("SKIPPED: test_linear_with_native_bf16: no bf16 dot products on this machine\n");
+    skip();
 }
 
 /* ---- norm ---- */
@@ -324,7 +341,7 @@ static double attention_row(const attention_case *c, const qni_span *span, int64
                   low = c->window && t + 1 > c->window ? t + 1 - c->window : 0;
     const double *q = c->q.d + ((span->first_query + t) * c->heads + head) * c->d;
     const double *dout = c->dout.d + (q - c->q.d);
-    double sum = 0.0, loss = 0.0, shift = -INFINITY;
+    double sum = 0.0, loss = 0.0, shift = -(double)INFINITY;
     for (int64_t j = low; j <= t; j++) {
         const double *k = c->k.d + ((span->first_key + j) * c->kv_heads + kv) * c->d;
         p[j] = 0.0;
@@ -512,6 +529,7 @@ int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_linear),
         cmocka_unit_test(test_linear_beyond_a_tile),
+        cmocka_unit_test(test_linear_with_native_bf16),
         cmocka_unit_test(test_norm),
         cmocka_unit_test(test_swiglu),
         cmocka_unit_test(test_rope_by_negated_frequencies_is_the_transpose),
