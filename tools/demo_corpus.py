@@ -1,4 +1,7 @@
+#!/usr/bin/env python3
 """The text of the demo teacher: public-domain works as three Debian packages install them.
+
+    python3 tools/demo_corpus.py --out DIR      writes train.txt, dev.txt and calibration.txt
 
     bible-kjv, bible-kjv-text   the King James Bible, a document a chapter
     jargon-text                 the Jargon File, cut at blank lines
@@ -8,6 +11,7 @@ Nothing here depends on the order of files, on time or on a random state: which 
 the hash of their text.
 """
 
+import argparse
 import gzip
 import hashlib
 import pathlib
@@ -149,3 +153,19 @@ def package_versions():
     out = subprocess.run(["dpkg-query", "-W", "-f", "${Package} ${Version}\n", *PACKAGES], check=True,
                          stdout=subprocess.PIPE, encoding="utf-8").stdout
     return dict(line.split() for line in out.splitlines())
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=pathlib.Path, required=True, help="folder that receives the texts")
+    args = parser.parse_args()
+    args.out.mkdir(parents=True, exist_ok=True)
+    for name, documents in load().items():
+        (args.out / f"{name}.txt").write_text(join(documents), encoding="utf-8")
+        print(f"{name}.txt: {len(documents)} documents")
+    for package, version in package_versions().items():
+        print(f"{package} {version}")
+
+
+if __name__ == "__main__":
+    main()
