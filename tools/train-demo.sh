@@ -2,7 +2,7 @@
 # Retrains the demo teacher, models/demo: its text, its tokenizer, then `quern train`. What is made on the way is kept in
 # build/demo-training. Further options go to quern train; a run that was stopped goes on with --resume.
 #
-#     tools/train-demo.sh [--resume] [--steps N ...]
+#     tools/train-demo.sh [--resume] [--compute bf16] [--threads N]
 #
 # Needs the Debian packages named in demo_corpus.py, the quern program ($QUERN_BIN, else build/release/src/cli/quern) and,
 # for the tokenizer, the reference stack (tools/setup-reference.sh).
