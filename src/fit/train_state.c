@@ -29,8 +29,9 @@ qn_status qni_train_state_path(const char *folder, int64_t step, char **path, qn
 /* The step a folder's name stands for, or -1 for any other name. */
 static int64_t step_of(const char *name) {
     char canonical[40];
-    long long step = 0;
-    if (sscanf(name, "step-%lld", &step) != 1 || step < 0) return -1;
+    if (strncmp(name, "step-", 5) != 0) return -1;
+    const long long step = strtoll(name + 5, NULL, 10); /* what it skips or leaves makes another name */
+    if (step < 0) return -1;
     (void)snprintf(canonical, sizeof canonical, "step-%08lld", step);
     return strcmp(name, canonical) == 0 ? (int64_t)step : -1;
 }
