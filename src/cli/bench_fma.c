@@ -7,31 +7,47 @@
  * registers. */
 enum { CHAINS = 10 };
 
-#define DEFINE_CHAINS(name, bytes, attributes)                                                               \
-    typedef float name##_lanes __attribute__((vector_size(bytes)));                                          \
-    attributes static double name(int64_t n_rounds, float *sink) {                                           \
-        name##_lanes sums[CHAINS], factor = {0}, addend = {0};                                               \
+typedef float lanes_4 __attribute__((vector_size(16)));
+#if defined(__x86_64__)
+typedef float lanes_8 __attribute__((vector_size(32)));
+typedef float lanes_16 __attribute__((vector_size(64)));
+#endif
+
+/* The body of bench_fma for one width. Every chain starts elsewhere, and none at 1, where it would stand still: the
+ * compiler would compute such chains once. */
+#define RUN_CHAINS(lanes, n_rounds, sink)                                                                    \
+    do {                                                                                                     \
+        const int64_t n_lanes = (int64_t)(sizeof(lanes) / sizeof(float));                                    \
+        lanes sums[CHAINS], factor = {0}, addend = {0};                                                      \
         factor += 0.75f;                                                                                     \
         addend += 0.25f;                                                                                     \
-        for (int j = 0; j < CHAINS; j++) sums[j] = addend * (float)j; /* else they are one chain */          \
-        for (int64_t i = 0; i < n_rounds; i++)                                                               \
+        for (int j = 0; j < CHAINS; j++) sums[j] = addend + (float)j;                                        \
+        for (int64_t i = 0; i < (n_rounds); i++)                                                             \
             for (int j = 0; j < CHAINS; j++) sums[j] = sums[j] * factor + addend;                            \
         for (int j = 1; j < CHAINS; j++) sums[0] += sums[j];                                                 \
-        memcpy(sink, &sums[0], sizeof *sink);                                                                \
-        return 2.0 * (double)(bytes / sizeof(float)) * CHAINS * (double)n_rounds;                            \
-    }
+        memcpy((sink), &sums[0], sizeof(float));                                                             \
+        return (double)(2 * CHAINS * n_lanes * (n_rounds));                                                  \
+    } while (0)
 
-DEFINE_CHAINS(chains_128, 16, )
+static double run_4(int64_t n_rounds, float *sink) {
+    RUN_CHAINS(lanes_4, n_rounds, sink);
+}
+
 #if defined(__x86_64__)
-DEFINE_CHAINS(chains_avx2, 32, __attribute__((target("avx2,fma"))))
-DEFINE_CHAINS(chains_avx512, 64, __attribute__((target("avx512f,prefer-vector-width=512"))))
+__attribute__((target("avx2,fma"))) static double run_8(int64_t n_rounds, float *sink) {
+    RUN_CHAINS(lanes_8, n_rounds, sink);
+}
+
+__attribute__((target("avx512f"))) static double run_16(int64_t n_rounds, float *sink) {
+    RUN_CHAINS(lanes_16, n_rounds, sink);
+}
 #endif
 
 double bench_fma(qn_isa isa, int64_t n_rounds, float *sink) {
 #if defined(__x86_64__)
-    if (isa == QN_ISA_AVX512 || isa == QN_ISA_AMX) return chains_avx512(n_rounds, sink);
-    if (isa == QN_ISA_AVX2) return chains_avx2(n_rounds, sink);
+    if (isa == QN_ISA_AVX512 || isa == QN_ISA_AMX) return run_16(n_rounds, sink);
+    if (isa == QN_ISA_AVX2) return run_8(n_rounds, sink);
 #endif
     (void)isa;
-    return chains_128(n_rounds, sink);
+    return run_4(n_rounds, sink);
 }
