@@ -17,13 +17,14 @@ enum {
     MAX_GROUP_SIZE = 1 << 20
 };
 
-/* The file as YAML sees it; absent parts keep the defaults that are filled in before loading is applied. */
+/* The file as YAML sees it; absent parts keep the defaults that are filled in before loading is applied. Numbers
+ * are read as text: libcyaml takes "64x" and "1.5" for integers. */
 typedef struct recipe_quantize {
-    int64_t *group_size;
+    char *group_size;
     int *rule;
 } recipe_quantize;
 typedef struct recipe_rescue {
-    double *max_fraction;
+    char *max_fraction;
 } recipe_rescue;
 typedef struct recipe_file {
     char *name;
@@ -33,13 +34,14 @@ typedef struct recipe_file {
 
 static const cyaml_strval_t k_rules[] = {{"optimal", QN_FIT_OPTIMAL}, {"published", QN_FIT_PUBLISHED}};
 static const cyaml_schema_field_t k_quantize_fields[] = {
-    CYAML_FIELD_INT_PTR("group_size", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, recipe_quantize, group_size),
+    CYAML_FIELD_STRING_PTR("group_size", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, recipe_quantize,
+                           group_size, 0, CYAML_UNLIMITED),
     CYAML_FIELD_ENUM_PTR("rule", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT,
                          recipe_quantize, rule, k_rules, 2),
     CYAML_FIELD_END};
 static const cyaml_schema_field_t k_rescue_fields[] = {
-    CYAML_FIELD_FLOAT_PTR("max_fraction", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, recipe_rescue,
-                          max_fraction),
+    CYAML_FIELD_STRING_PTR("max_fraction", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, recipe_rescue,
+                           max_fraction, 0, CYAML_UNLIMITED),
     CYAML_FIELD_END};
 static const cyaml_schema_field_t k_file_fields[] = {
     CYAML_FIELD_STRING_PTR("name", CYAML_FLAG_POINTER, recipe_file, name, 1,
@@ -78,24 +80,28 @@ static void collect_log(cyaml_log_t level, void *user, const char *format, va_li
     }
 }
 
-/* Of an unknown key libcyaml gives the line of what comes before it: the key's own is looked up. */
-static void find_unknown_key(const char *path, yaml_log *log) {
-    static const char prefix[] = "Unexpected key: ";
-    const char *key = log->what + sizeof prefix - 1;
-    FILE *file = strncmp(log->what, prefix, sizeof prefix - 1) == 0 ? fopen(path, "re") : NULL;
+/* The first line from FROM on that has `KEY:` outside of a comment; FROM when there is none. */
+static long line_of_key(const char *path, const char *key, long from) {
+    FILE *file = fopen(path, "re");
     char text[512];
-    for (long line = 1; file && fgets(text, sizeof text, file); line++) {
+    long line = 1, found = from;
+    for (; file && fgets(text, sizeof text, file); line++) {
+        text[strcspn(text, "#")] = 0;
         const char *at = strstr(text, key);
-        if (line < log->line || !at || at[strlen(key)] != ':') continue;
-        log->line = line;
+        if (line < from || !at || at[strlen(key)] != ':') continue;
+        found = line;
         break;
     }
     if (file) (void)fclose(file);
+    return found;
 }
 
 static qn_status fail_yaml(const char *path, cyaml_err_t status, yaml_log *log, qn_error *err) {
+    static const char unknown[] = "Unexpected key: ";
     char place[32] = "";
-    find_unknown_key(path, log);
+    /* libcyaml gives the line of what comes before an unknown key. */
+    if (strncmp(log->what, unknown, sizeof unknown - 1) == 0)
+        log->line = line_of_key(path, log->what + sizeof unknown - 1, log->line);
     if (log->line) snprintf(place, sizeof place, "%ld: ", log->line);
     return qn_fail(err, QN_E_FORMAT, "%s:%s%s%s%s%s", path,
                    log->line ? place : " not a recipe: ", log->what[0] ? log->what : cyaml_strerror(status),
@@ -130,23 +136,41 @@ int32_t qn_recipe_coarser_group(int32_t group_size) {
     return group_size < COARSEST_GROUP_SIZE ? 2 * group_size : 0;
 }
 
+static qn_status fail_value(const char *path, const char *key, const char *text, const char *expected,
+                            qn_error *err) {
+    const char *dot = strchr(key, '.');
+    return qn_fail(err, QN_E_VALUE, "%s:%ld: %s is '%.40s'; expected %s", path, line_of_key(path, dot + 1, 1),
+                   key, text, expected);
+}
+
+static qn_status apply_quantize(const recipe_quantize *q, const char *path, qn_recipe *recipe,
+                                qn_error *err) {
+    if (q->rule) recipe->rule = (qn_fit_rule)*q->rule;
+    if (!q->group_size) return QN_OK;
+    char *end = NULL, expected[64];
+    const long long group_size = strtoll(q->group_size, &end, 10);
+    snprintf(expected, sizeof expected, "an integer, 0 (whole row) to %d", MAX_GROUP_SIZE);
+    if (end == q->group_size || *end || group_size < 0 || group_size > MAX_GROUP_SIZE)
+        return fail_value(path, "quantize.group_size", q->group_size, expected, err);
+    recipe->group_size = (int32_t)group_size;
+    recipe->automatic_groups = false;
+    return QN_OK;
+}
+
+static qn_status apply_rescue(const recipe_rescue *r, const char *path, qn_recipe *recipe, qn_error *err) {
+    if (!r->max_fraction) return QN_OK;
+    char *end = NULL;
+    const double fraction = strtod(r->max_fraction, &end);
+    if (end == r->max_fraction || *end || !(fraction >= 0 && fraction <= 1))
+        return fail_value(path, "rescue.max_fraction", r->max_fraction, "a number, 0 to 1", err);
+    recipe->max_rescue_fraction = fraction;
+    return QN_OK;
+}
+
 static qn_status apply(const recipe_file *file, const char *path, qn_recipe *recipe, qn_error *err) {
     snprintf(recipe->name, sizeof recipe->name, "%s", file->name);
-    if (file->quantize && file->quantize->group_size) {
-        int64_t group_size = *file->quantize->group_size;
-        if (group_size < 0 || group_size > MAX_GROUP_SIZE)
-            return qn_fail(err, QN_E_VALUE, "%s: quantize.group_size is %lld; expected 0 (whole row) to %d",
-                           path, (long long)group_size, MAX_GROUP_SIZE);
-        recipe->group_size = (int32_t)group_size;
-        recipe->automatic_groups = false;
-    }
-    if (file->quantize && file->quantize->rule) recipe->rule = (qn_fit_rule)*file->quantize->rule;
-    if (file->rescue && file->rescue->max_fraction) {
-        double fraction = *file->rescue->max_fraction;
-        if (!(fraction >= 0 && fraction <= 1))
-            return qn_fail(err, QN_E_VALUE, "%s: rescue.max_fraction is %g; expected 0 to 1", path, fraction);
-        recipe->max_rescue_fraction = fraction;
-    }
+    if (file->quantize) QN_TRY(apply_quantize(file->quantize, path, recipe, err));
+    if (file->rescue) QN_TRY(apply_rescue(file->rescue, path, recipe, err));
     return seal(recipe, err);
 }
 

@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/mapping.h"
 #include "quern/checkpoint/safetensors.h"
+#include "quern/tensor/isa.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -25,11 +26,14 @@ qn_status qni_work_key(const qn_compress_options *options, const qn_rowmix_optio
                        const qn_checkpoint *source, const qn_context *ctx, char key[QN_SHA256_HEX],
                        qn_error *err) {
     char weights[QN_SHA256_HEX], moments[QN_SHA256_HEX] = "none", text[512];
+    qn_isa isa; /* its sums decide between rows that are nearly equal */
+    QN_TRY(qn_isa_select(&isa, err));
     QN_TRY(qn_checkpoint_sha256(source, ctx, weights, err));
     if (options->second_moments) QN_TRY(qn_sha256_of_file(options->second_moments, moments, NULL, err));
-    int n = snprintf(text, sizeof text, "quern work 1\nweights %s\nrecipe %s\ncode %s/%d\nmoments %s\n",
-                     weights, options->recipe->sha256, qn_code_name(rowmix->native.code),
-                     rowmix->native.group_size, moments);
+    int n =
+        snprintf(text, sizeof text, "quern work 1\nweights %s\nrecipe %s\ncode %s/%d\nmoments %s\nisa %s\n",
+                 weights, options->recipe->sha256, qn_code_name(rowmix->native.code),
+                 rowmix->native.group_size, moments, qn_isa_name(isa));
     return qn_sha256_of_memory(text, (size_t)n, key, err);
 }
 
