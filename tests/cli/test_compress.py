@@ -221,10 +221,10 @@ class Recipes(support.CliTest):
                  ("name: x\nquantize:\n  group_size: many\n", ["r.yaml:3:", "group_size"]),
                  ("name: x\nquantize: 7\n", ["r.yaml:2:", "quantize"]),
                  ("name: x\nquantize:\n  rule: best\n", ["r.yaml:3:", "rule"]),
-                 ("name: x\nquantize:\n  group_size: -1\n", ["quantize.group_size is -1", "expected 0"]),
-                 ("name: x\nquantize:\n  group_size: 99999999\n", ["quantize.group_size is 99999999"]),
-                 ("name: x\nrescue:\n  max_fraction: 1.5\n", ["rescue.max_fraction is 1.5", "0 to 1"]),
-                 ("name: x\nrescue:\n  max_fraction: -0.1\n", ["rescue.max_fraction is -0.1"]),
+                 ("name: x\nquantize:\n  group_size: -1\n", ["r.yaml:3: quantize.group_size is '-1'"]),
+                 ("name: x\nquantize:\n  group_size: 99999999\n", ["quantize.group_size is '99999999'"]),
+                 ("name: x\nrescue:\n  max_fraction: 1.5\n", ["r.yaml:3: rescue.max_fraction is '1.5'", "0 to 1"]),
+                 ("name: x\nrescue:\n  max_fraction: -0.1\n", ["rescue.max_fraction is '-0.1'"]),
                  ("name: x\nrescue:\n  max_fraction: nan\n", ["max_fraction"]),
                  ("name: x\nrescue:\n  max_fraction: lots\n", ["r.yaml:3:", "max_fraction"]),
                  ("quantize:\n  group_size: 3\n", ["name"]),
@@ -283,6 +283,18 @@ class SameBytes(support.CliTest):
     def test_seed_is_recorded(self):
         model = self.tiny()
         self.assertNotEqual(self.digest(model, "a.zip", options=("--seed", "1")), self.digest(model, "b.zip"))
+
+    def test_resumed(self):
+        """The measured rows of an earlier run: the same bytes, and refused for another run."""
+        model, work = self.tiny(), ("--work", self.root / "work")
+        first = self.digest(model, "a.zip")
+        self.assertEqual(self.digest(model, "b.zip", options=work), first)
+        self.assertEqual(self.digest(model, "c.zip", options=(*work, "--resume", "--threads", "3")), first)
+        arguments = ("compress", model, "--track", "ternary", "-o", self.root / "d.zip", *support.GENEROUS, *work)
+        self.assert_refused(*arguments, code=2, words=["work", "--resume"])
+        recipe = self.write("r.yaml", "name: r\nquantize:\n  rule: published\n")
+        self.assert_refused(*arguments, "--resume", "--recipe", recipe, code=2, words="work")
+        self.assert_refused(*arguments, "--resume", env={"QN_ISA": "ref"}, code=2, words="work")
 
     def test_reference_kernels(self):
         """The plain kernels choose the same codes, and say so in the manifest."""
