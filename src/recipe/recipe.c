@@ -61,7 +61,8 @@ typedef struct yaml_log {
     long line;
 } yaml_log;
 
-static void collect_log(cyaml_log_t level, void *user, const char *format, va_list arguments) {
+__attribute__((format(printf, 3, 0))) static void collect_log(cyaml_log_t level, void *user,
+                                                              const char *format, va_list arguments) {
     static const char prefix[] = "Load: ", place[] = "(line: ", field[] = "in mapping field '";
     yaml_log *log = user;
     char text[300];
