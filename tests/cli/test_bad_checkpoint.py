@@ -140,7 +140,8 @@ class BadCheckpoint(support.CliTest):
                  ({"hidden_act": "gelu"}, ["gelu", "silu"]),
                  ({"rope_scaling": {"rope_type": "longrope", "factor": 2.0}}, ["longrope"]),
                  ({"hidden_size": 65}, ["config.json"]), ({"hidden_size": "64"}, ["hidden_size"]),
-                 ({"num_hidden_layers": -1}, ["num_hidden_layers"]), ({"num_hidden_layers": 10**12}, ["num_hidden_layers"]),
+                 ({"num_hidden_layers": -1}, ["num_hidden_layers"]),
+                 ({"num_hidden_layers": 10**12}, ["num_hidden_layers"]),
                  ({"num_key_value_heads": 3}, ["num_key_value_heads"]), ({"vocab_size": 0}, ["vocab_size"]),
                  ({"rms_norm_eps": 0}, ["rms_norm_eps"]), ({"tie_word_embeddings": False}, ["lm_head.weight"]),
                  ({"vocab_size": 300}, ["model.embed_tokens.weight"]), ({"num_hidden_layers": 3}, ["model.layers.2"]))

@@ -48,7 +48,8 @@ class Compress(support.CliTest):
         report = self.compress(self.model, self.root / "a.zip")
         self.assertIsNone(report["ppl"])
         self.assertEqual(report["gates"], dict.fromkeys(GATES[:-1], True) | {"heldout_ppl": None})
-        text = self.quern("compress", self.model, "--track", "ternary", "-o", self.root / "b.zip", *support.GENEROUS).out
+        text = self.quern("compress", self.model, "--track", "ternary", "-o", self.root / "b.zip",
+                          *support.GENEROUS).out
         self.assertIn(f"sha256        {report['sha256']}\n", text)
         self.assertIn("heldout_ppl      skipped: no documents were given", text)
 

@@ -210,7 +210,8 @@ class Logits(support.CliTest):
     def test_bad_ids(self):
         model, out = self.tiny(), self.root / "out.safetensors"
         for text, words in (("[]", "non-empty list"), ("[1, -2]", "item 1 is no token id"), ("[1.5]", "item 0"),
-                            ("[257]", "257"), ("{}", "non-empty list"), ("[1", "ids.json"), ("[99999999999]", "item 0")):
+                            ("[257]", "257"), ("{}", "non-empty list"), ("[1", "ids.json"),
+                            ("[99999999999]", "item 0")):
             with self.subTest(text):
                 path = self.write("ids.json", text)
                 self.assert_refused("logits", model, "--ids", path, "-o", out, words=words)

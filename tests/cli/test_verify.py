@@ -126,7 +126,8 @@ class Verify(support.CliTest):
         manifest = self.folder / "quern.json"
         text = manifest.read_text()
         value = json.loads(text)
-        for key, declared, reason in (("total_parameters", 1, "declared_total"), ("rescue_fraction", 0.0, "declared_total"),
+        for key, declared, reason in (("total_parameters", 1, "declared_total"),
+                                      ("rescue_fraction", 0.0, "declared_total"),
                                       ("entries", [{"role": "magic", "parameters": 1, "bits": 1}], "unknown_role")):
             manifest.write_text(json.dumps({**value, key: declared}))
             self.reject(self.folder, "manifest", words=[f"reason={reason}", "file=quern.json"])
