@@ -25,13 +25,22 @@ static int64_t total_rows(const qn_sensitivity *s) {
     return rows;
 }
 
+/* What a gain is divided by to compare it with gains in other tensors. Weighted errors are output errors as they are;
+ * plain ones count relative to the tensor's energy per weight and to the share of tokens its rows work for. */
+static double gain_unit(const qn_sensitivity *s, const qn_sensitivity_tensor *tensor) {
+    if (s->weighted) return 1.0;
+    double n_weights = (double)tensor->rows * (double)tensor->cols;
+    double energy = tensor->energy > 0 && n_weights > 0 ? tensor->energy / n_weights : 1.0;
+    return tensor->token_share > 0 ? energy / tensor->token_share : energy;
+}
+
 /* All rows with a gain, best first. */
 static qn_status rank_rows(const qn_sensitivity *s, candidate **out, int64_t *n_out, qn_error *err) {
     candidate *candidates = qni_alloc_array(total_rows(s), sizeof *candidates);
     if (!candidates) return qni_fail_nomem(err, "the ranking of rows");
     int64_t n = 0;
     for (int64_t t = 0; t < s->n; t++) {
-        double price = (double)s->tensors[t].extra_bytes;
+        double price = (double)s->tensors[t].extra_bytes * gain_unit(s, &s->tensors[t]);
         for (int64_t row = 0; row < s->tensors[t].rows; row++) {
             double gain = qn_sensitivity_gain(s, t, row);
             if (gain > 0) candidates[n++] = (candidate){price > 0 ? gain / price : HUGE_VAL, t, row};

@@ -80,7 +80,8 @@ static qn_status measure_all(const qn_checkpoint *checkpoint, const qn_rowmix_op
         QN_TRY(qn_check_cancelled(ctx, err));
         qn_report_progress(ctx, "sensitivity: rows", (uint64_t)done, (uint64_t)total);
         qn_sensitivity_tensor *tensor = &s->tensors[s->n++];
-        *tensor = (qn_sensitivity_tensor){.entry = i, .rows = entry->rows, .cols = entry->cols};
+        *tensor = (qn_sensitivity_tensor){
+            .entry = i, .rows = entry->rows, .cols = entry->cols, .token_share = qn_row_token_share(entry)};
         QN_TRY(measure_tensor(qn_checkpoint_weight(checkpoint, i), entry->name, options, ctx, tensor, err));
         done += entry->rows;
     }
@@ -105,6 +106,11 @@ void qn_sensitivity_release(qn_sensitivity *sensitivity) {
     for (int64_t i = 0; i < sensitivity->n; i++) free(sensitivity->tensors[i].errors);
     free(sensitivity->tensors);
     *sensitivity = (qn_sensitivity){0};
+}
+
+double qn_row_token_share(const qn_layout_entry *entry) {
+    bool per_token = entry->kind == QN_TENSOR_EMBED || entry->kind == QN_TENSOR_HEAD;
+    return per_token && entry->rows > 0 ? 1.0 / (double)entry->rows : 1.0;
 }
 
 double qn_sensitivity_gain(const qn_sensitivity *sensitivity, int64_t tensor, int64_t row) {

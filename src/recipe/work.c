@@ -110,6 +110,7 @@ static qn_status take_matrix(const qn_safetensors *file, const char *path, const
                                    .native = rowmix->native,
                                    .rows = e->rows,
                                    .cols = e->cols,
+                                   .token_share = qn_row_token_share(e),
                                    .extra_bytes = qn_codec_row_bytes(rowmix->rescue, e->cols) -
                                                   qn_codec_row_bytes(rowmix->native, e->cols)};
     memcpy(&out->energy, qn_safetensors_view(file, energy)->data, sizeof out->energy);

@@ -2,7 +2,7 @@
  *
  * For each row: e_low = error in the native code, e_q4 = error in q4; its sensitivity is the gain e_low - e_q4, and its
  * price the extra bytes q4 costs. Rows are ranked by gain per extra byte over all matrices, embedding and head
- * included, and taken until the rescued fraction or the byte budget binds, whichever comes first. Source: the public
+ * included (their rows last, unless second moments say otherwise: qn_row_token_share), and taken until the rescued fraction or the byte budget binds, whichever comes first. Source: the public
  * "rowmix + q4 rescue" recipe, with prices. */
 #ifndef QUERN_FIT_ROWMIX_H
 #define QUERN_FIT_ROWMIX_H
@@ -28,6 +28,7 @@ typedef struct qn_sensitivity_tensor {
     qn_codec native;
     int64_t rows, cols;
     int64_t extra_bytes;   /* price of rescuing one row: bytes of a rescue row less those of a native row */
+    double token_share; /* of all tokens that one row works for (qn_row_token_share); 0 counts as 1 */
     double energy;         /* sum w^2 of the tensor */
     qn_row_errors *errors; /* [rows] owned */
 } qn_sensitivity_tensor;
@@ -53,6 +54,10 @@ QN_NODISCARD QN_API qn_status qn_sensitivity_measure(const qn_checkpoint *checkp
                                                      qn_sensitivity *out, qn_error *err);
 QN_API void qn_sensitivity_release(qn_sensitivity *sensitivity);
 
+/* 1 for a row of a block's matrix, which works for every token; 1 / vocab_size for a row of embedding or head, which works
+ * for one. Rescued without data, such rows also stand out among their shrunken neighbours and bend the softmax. */
+QN_API double qn_row_token_share(const qn_layout_entry *entry);
+
 /* The gain of rescuing a row, in the errors the table is ranked by. */
 QN_API double qn_sensitivity_gain(const qn_sensitivity *sensitivity, int64_t tensor, int64_t row);
 
@@ -68,7 +73,8 @@ typedef struct qn_rescue_choice {
     int64_t n, n_weights, extra_bytes;
 } qn_rescue_choice;
 
-/* Greedy by gain per byte (rows that cost nothing first; ties: earlier tensor, then earlier row); a row that no longer
+/* Greedy by gain per byte; without second moments a gain counts relative to its tensor's energy per weight and times the
+ * row's token_share. Rows that cost nothing come first; ties: earlier tensor, then earlier row; a row that no longer
  * fits is passed over and smaller ones may still be taken. Rows without gain are never taken. Deterministic. */
 QN_NODISCARD QN_API qn_status qn_rescue_choose(const qn_sensitivity *sensitivity,
                                                const qn_rescue_limits *limits, qn_rescue_choice *out,
