@@ -28,7 +28,7 @@ typedef struct qn_sensitivity_tensor {
     qn_codec native;
     int64_t rows, cols;
     int64_t extra_bytes;   /* price of rescuing one row: bytes of a rescue row less those of a native row */
-    double token_share; /* of all tokens that one row works for (qn_row_token_share); 0 counts as 1 */
+    double token_share;    /* of all tokens that one row works for (qn_row_token_share); 0 counts as 1 */
     double energy;         /* sum w^2 of the tensor */
     qn_row_errors *errors; /* [rows] owned */
 } qn_sensitivity_tensor;
