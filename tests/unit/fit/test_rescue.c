@@ -191,8 +191,33 @@ static void test_negative_limits_are_refused(void **state) {
     assert_null(choice.rescued);
 }
 
+/* Two rows of equal gain and price: the one that works for every token is taken, not the embedding's. */
+static void test_rows_of_the_embedding_come_last(void **state) {
+    (void)state;
+    const qn_layout_entry entries[] = {{.kind = QN_TENSOR_EMBED, .rows = 4},
+                                       {.kind = QN_TENSOR_Q, .rows = 4}};
+    qn_row_errors errors[2][1] = {{{2.0F, 1.0F, 2.0F, 1.0F}}, {{2.0F, 1.0F, 2.0F, 1.0F}}};
+    qn_sensitivity_tensor tensors[2];
+    for (int t = 0; t < 2; t++)
+        tensors[t] = (qn_sensitivity_tensor){.entry = t,
+                                             .rows = 1,
+                                             .cols = 8,
+                                             .extra_bytes = 4,
+                                             .token_share = qn_row_token_share(&entries[t]),
+                                             .energy = 8.0,
+                                             .errors = errors[t]};
+    const qn_sensitivity pair = {.tensors = tensors, .n = 2};
+    const qn_rescue_limits limits = {.max_weights = 8, .max_extra_bytes = 8};
+    qn_rescue_choice choice = {0};
+    assert_int_equal(qn_rescue_choose(&pair, &limits, &choice, NULL), QN_OK);
+    assert_int_equal(choice.n_rescued_rows[0], 0);
+    assert_int_equal(choice.n_rescued_rows[1], 1);
+    qn_rescue_choice_release(&choice);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rows_of_the_embedding_come_last),
         cmocka_unit_test(test_limits_bind_exactly),
         cmocka_unit_test(test_ties_go_to_the_earlier_tensor_and_row),
         cmocka_unit_test(test_a_row_that_does_not_fit_is_passed_over),
