@@ -27,10 +27,19 @@ typedef struct qni_code_ops {
     const char *rule; /* what find_illegal checks, for messages */
 } qni_code_ops;
 
-/* Scales lie in mapped files, at any address. */
-static inline uint16_t qni_load_scale(const uint16_t *scales, int64_t index) {
+/* Number I of a 6-bit stream; reads no byte beyond it. */
+static inline unsigned qni_log6_get(const uint8_t *stream, int64_t i) {
+    const uint8_t *at = stream + 6 * i / 8;
+    const int shift = (int)(6 * i % 8);
+    unsigned bits = (unsigned)at[0] >> shift;
+    if (shift > 2) bits |= (unsigned)at[1] << (8 - shift);
+    return bits & 63;
+}
+
+/* Scale I of a plane of fp16 scales, which lie at any address. */
+static inline uint16_t qni_f16_get(const uint8_t *scales, int64_t i) {
     uint16_t bits;
-    memcpy(&bits, (const uint8_t *)scales + 2 * index, sizeof bits);
+    memcpy(&bits, scales + 2 * i, sizeof bits);
     return bits;
 }
 
@@ -38,8 +47,5 @@ extern const qni_code_ops qni_code_sign, qni_code_ternary, qni_code_q4;
 
 /* NULL for QN_CODE_NONE and numbers that are no code. */
 const qni_code_ops *qni_code_ops_of(qn_code code);
-
-/* Rows, columns, codecs and rescued rows of E fit together and no byte count overflows. */
-QN_NODISCARD qn_status qni_encoded_check_shape(const qn_encoded *e, const char *name, qn_error *err);
 
 #endif

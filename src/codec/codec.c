@@ -1,6 +1,5 @@
 #include "quern/codec/codec.h"
 
-#include "base/clones.h"
 #include "codec/code_ops.h"
 
 #include <string.h>
@@ -36,8 +35,9 @@ int qn_code_max(qn_code code) {
 
 const char *qn_role_name(qn_role role) {
     static const char *const names[QN_ROLE_COUNT] = {
-        [QN_ROLE_BINARY] = "binary", [QN_ROLE_TERNARY] = "ternary", [QN_ROLE_RESCUE] = "rescue_q4",
-        [QN_ROLE_SCALE] = "scale",   [QN_ROLE_SIDE] = "side",       [QN_ROLE_METADATA] = "metadata",
+        [QN_ROLE_BINARY] = "binary",     [QN_ROLE_TERNARY] = "ternary", [QN_ROLE_RESCUE] = "rescue_q4",
+        [QN_ROLE_RESIDUAL] = "residual", [QN_ROLE_SCALE] = "scale",     [QN_ROLE_SIDE] = "side",
+        [QN_ROLE_METADATA] = "metadata",
     };
     return role >= 0 && role < QN_ROLE_COUNT ? names[role] : "?";
 }
@@ -70,29 +70,4 @@ qn_status qn_codec_unpack_row(qn_codec codec, const uint8_t *codes, int64_t cols
     }
     ops->unpack(codes, cols, q);
     return QN_OK;
-}
-
-/* out[0..n) = scale * q for the columns [first, first + n) of a row, each with the scale of its group. */
-QNI_CLONES
-static void apply_scales(const int8_t *q, int64_t first, int64_t n, int64_t group_size,
-                         const uint16_t *scales, float *out) {
-    for (int64_t i = 0; i < n;) {
-        int64_t group = (first + i) / group_size;
-        int64_t end = (group + 1) * group_size - first;
-        if (end > n) end = n;
-        float scale = qn_f16_to_f32(qni_load_scale(scales, group));
-        for (; i < end; i++) out[i] = scale * (float)q[i];
-    }
-}
-
-void qn_codec_decode_row(qn_codec codec, const uint8_t *codes, const uint16_t *scales, int64_t cols,
-                         float *out) {
-    const qni_code_ops *ops = qni_code_ops_of(codec.code);
-    int64_t group_size = codec.group_size > 0 ? codec.group_size : cols;
-    int8_t q[QNI_CODE_CHUNK];
-    for (int64_t first = 0; first < cols; first += QNI_CODE_CHUNK) {
-        int64_t n = cols - first < QNI_CODE_CHUNK ? cols - first : QNI_CODE_CHUNK;
-        ops->unpack(codes + ops->bytes(first), n, q);
-        apply_scales(q, first, n, group_size, scales, out + first);
-    }
 }

@@ -1,3 +1,4 @@
+/* The shape of an encoded matrix: where its parts lie, and how many bytes they take. */
 #include "quern/codec/codec.h"
 
 #include "base/alloc.h"
@@ -7,98 +8,159 @@
 
 #include "base/banned.h"
 
-static qn_part make_part(const char *suffix, qn_role role, const void *data, qn_dtype dtype, int64_t rows,
-                         int64_t cols) {
-    qn_part part = {suffix, role, {.data = data, .dtype = dtype, .n_dims = 2, .shape = {rows, cols}}};
-    return part;
+int64_t qn_encoded_lines(const qn_encoded *e) {
+    return e->axis == QN_AXIS_ROWS ? e->rows : e->cols;
+}
+
+static bool lies_along_columns(const qn_encoded *e, int band) {
+    return e->axis == QN_AXIS_COLUMNS && e->bands[band].codec.code == QN_CODE_Q4;
+}
+
+int64_t qn_band_rows(const qn_encoded *e, int band) {
+    if (e->axis == QN_AXIS_ROWS || lies_along_columns(e, band)) return e->bands[band].n_lines;
+    return e->rows;
+}
+
+int64_t qn_band_cols(const qn_encoded *e, int band) {
+    if (e->axis == QN_AXIS_ROWS) return e->cols;
+    return lies_along_columns(e, band) ? e->rows : e->bands[band].n_lines;
+}
+
+static int mask_bits(int n_bands) {
+    return n_bands - 1; /* ceil(log2) of 1, 2, 3 */
+}
+
+void qn_mask_set(uint8_t *mask, int n_bands, int64_t line, int band) {
+    const int64_t bit = line * mask_bits(n_bands);
+    mask[bit / 8] |= (uint8_t)(band << bit % 8);
+}
+
+int qn_mask_get(const uint8_t *mask, int n_bands, int64_t line) {
+    const int bits = mask_bits(n_bands);
+    const int64_t bit = line * bits;
+    return bits ? mask[bit / 8] >> bit % 8 & ((1 << bits) - 1) : 0;
+}
+
+/* ------------------------------------------------------------------------------------------- parts */
+
+typedef struct part_list {
+    qn_part *parts;
+    int n;
+    int64_t offset;
+} part_list;
+
+static void add_part(part_list *list, qn_part part) {
+    part.offset = list->offset;
+    list->offset += part.n_bytes;
+    list->parts[list->n++] = part;
+}
+
+static void add_plane(part_list *list, const qn_encoded *e, int b, int p) {
+    const qn_codec codec = e->bands[b].codec;
+    const int64_t rows = qn_band_rows(e, b), cols = qn_band_cols(e, b);
+    qn_part part = {.band = b, .plane = p, .role = QN_ROLE_SCALE};
+
+    if (codec.scale == QN_SCALE_LOG6) {
+        part.kind = QN_PART_GRID;
+        part.n_bytes = QN_LOG6_GRID_BYTES;
+        add_part(list, part);
+    }
+    part.kind = QN_PART_SCALES;
+    part.n_bytes = qn_scales_bytes(codec.scale, rows * qn_codec_groups(codec, cols));
+    add_part(list, part);
+    part.kind = QN_PART_CODES;
+    part.role = p == 0 ? qni_code_ops_of(codec.code)->role : QN_ROLE_RESIDUAL;
+    part.n_bytes = rows * qn_codec_code_bytes(codec, cols);
+    part.n_weights = p == 0 ? rows * cols : 0;
+    add_part(list, part);
 }
 
 int qn_encoded_parts(const qn_encoded *e, qn_part parts[QN_MAX_PARTS]) {
-    int n = 0;
-    int64_t n_rescue = e->n_rescue_rows, n_native = e->rows - n_rescue;
-    if (n_native > 0) {
-        parts[n++] = make_part(".codes", qni_code_ops_of(e->native.code)->role, e->codes, QN_DTYPE_U8,
-                               n_native, qn_codec_code_bytes(e->native, e->cols));
-        parts[n++] = make_part(".scales", QN_ROLE_SCALE, e->scales, QN_DTYPE_F16, n_native,
-                               qn_codec_groups(e->native, e->cols));
-    }
-    if (n_rescue > 0) {
-        int64_t mask_bytes = e->rows / 8 + (e->rows % 8 != 0);
-        parts[n] = make_part(".rescue_mask", QN_ROLE_SIDE, e->rescue_mask, QN_DTYPE_U8, mask_bytes, 0);
-        parts[n++].view.n_dims = 1;
-        parts[n++] = make_part(".rescue_codes", qni_code_ops_of(e->rescue.code)->role, e->rescue_codes,
-                               QN_DTYPE_U8, n_rescue, qn_codec_code_bytes(e->rescue, e->cols));
-        parts[n++] = make_part(".rescue_scales", QN_ROLE_SCALE, e->rescue_scales, QN_DTYPE_F16, n_rescue,
-                               qn_codec_groups(e->rescue, e->cols));
-    }
-    return n;
-}
+    part_list list = {.parts = parts};
 
-static int64_t part_bytes(const qn_part *part) {
-    return qn_view_elements(&part->view) * (int64_t)qn_dtype_bytes(part->view.dtype);
+    if (e->n_bands > 1) {
+        const int64_t bits = qn_encoded_lines(e) * mask_bits(e->n_bands);
+        add_part(&list, (qn_part){.kind = QN_PART_MASK, .role = QN_ROLE_SIDE, .n_bytes = (bits + 7) / 8});
+    }
+    for (int b = 0; b < e->n_bands; b++) {
+        for (int p = 0; p < e->bands[b].n_planes; p++) add_plane(&list, e, b, p);
+    }
+    return list.n;
 }
 
 int64_t qn_encoded_bytes(const qn_encoded *e) {
     qn_part parts[QN_MAX_PARTS];
-    int n = qn_encoded_parts(e, parts);
-    int64_t bytes = 0;
-    for (int i = 0; i < n; i++) bytes += part_bytes(&parts[i]);
-    return bytes;
+    const int n = qn_encoded_parts(e, parts);
+    return n > 0 ? parts[n - 1].offset + parts[n - 1].n_bytes : 0;
+}
+
+/* ------------------------------------------------------------------------------------------- comparison */
+
+static bool same_band(const qn_band *a, const qn_band *b) {
+    return a->n_lines == b->n_lines && a->n_planes == b->n_planes && a->codec.code == b->codec.code &&
+           a->codec.group_size == b->codec.group_size && a->codec.scale == b->codec.scale;
+}
+
+bool qn_encoded_same_shape(const qn_encoded *a, const qn_encoded *b) {
+    bool same = a->rows == b->rows && a->cols == b->cols && a->axis == b->axis &&
+                a->hadamard == b->hadamard && a->n_bands == b->n_bands;
+    for (int i = 0; same && i < a->n_bands; i++) same = same_band(&a->bands[i], &b->bands[i]);
+    return same;
+}
+
+/* ------------------------------------------------------------------------------------------- memory */
+
+void qn_encoded_attach(qn_encoded *e, const uint8_t *data) {
+    qn_part parts[QN_MAX_PARTS];
+    const int n = qn_encoded_parts(e, parts);
+
+    e->data = data;
+    for (int i = 0; i < n; i++) {
+        qn_plane *plane = &e->bands[parts[i].band].planes[parts[i].plane];
+        const uint8_t *at = data + parts[i].offset;
+        if (parts[i].kind == QN_PART_MASK) e->mask = at;
+        if (parts[i].kind == QN_PART_GRID) plane->grid = at;
+        if (parts[i].kind == QN_PART_SCALES) plane->scales = at;
+        if (parts[i].kind == QN_PART_CODES) plane->codes = at;
+    }
+}
+
+static qn_encoded_arrays arrays_of(const qn_encoded *e, uint8_t *block) {
+    qn_encoded_arrays arrays = {0};
+    qn_part parts[QN_MAX_PARTS];
+    const int n = qn_encoded_parts(e, parts);
+
+    for (int i = 0; i < n; i++) {
+        qn_plane_arrays *plane = &arrays.planes[parts[i].band][parts[i].plane];
+        uint8_t *at = block + parts[i].offset;
+        if (parts[i].kind == QN_PART_MASK) arrays.mask = at;
+        if (parts[i].kind == QN_PART_GRID) plane->grid = at;
+        if (parts[i].kind == QN_PART_SCALES) plane->scales = at;
+        if (parts[i].kind == QN_PART_CODES) plane->codes = at;
+    }
+    return arrays;
 }
 
 qn_status qn_encoded_alloc(qn_encoded *e, qn_encoded_arrays *arrays, qn_error *err) {
-    qn_encoded fresh = {.rows = e->rows,
-                        .cols = e->cols,
-                        .native = e->native,
-                        .rescue = e->rescue,
-                        .n_rescue_rows = e->n_rescue_rows};
-    if (fresh.n_rescue_rows == 0) fresh.rescue = (qn_codec){QN_CODE_NONE, 0};
-    QN_TRY(qni_encoded_check_shape(&fresh, "new matrix", err));
+    qn_encoded fresh = {
+        .rows = e->rows, .cols = e->cols, .axis = e->axis, .hadamard = e->hadamard, .n_bands = e->n_bands};
 
-    /* Scales first: they need the alignment. */
-    int64_t n_native = fresh.rows - fresh.n_rescue_rows, n_rescue = fresh.n_rescue_rows;
-    int64_t n_scales = n_native * qn_codec_groups(fresh.native, fresh.cols);
-    int64_t n_rescue_scales = n_rescue * qn_codec_groups(fresh.rescue, fresh.cols);
-    int64_t n_codes = n_native * qn_codec_code_bytes(fresh.native, fresh.cols);
-    int64_t n_rescue_codes = n_rescue * qn_codec_code_bytes(fresh.rescue, fresh.cols);
+    QN_TRY(qn_encoded_check_shape(e, "new matrix", err));
+    for (int b = 0; b < e->n_bands; b++) {
+        fresh.bands[b] = (qn_band){
+            .codec = e->bands[b].codec, .n_planes = e->bands[b].n_planes, .n_lines = e->bands[b].n_lines};
+    }
     uint8_t *block = qni_alloc_array(qn_encoded_bytes(&fresh), 1);
     if (!block) return qni_fail_nomem(err, "an encoded matrix");
-
-    qn_encoded_arrays a = {0};
-    a.scales = (uint16_t *)(void *)block;
-    a.rescue_scales = a.scales + n_scales;
-    a.codes = (uint8_t *)(a.rescue_scales + n_rescue_scales);
-    a.rescue_codes = a.codes + n_codes;
-    a.rescue_mask = n_rescue ? a.rescue_codes + n_rescue_codes : NULL;
-
     fresh.owned = block;
-    fresh.rescue_mask = a.rescue_mask;
-    fresh.codes = a.codes;
-    fresh.scales = a.scales;
-    fresh.rescue_codes = a.rescue_codes;
-    fresh.rescue_scales = a.rescue_scales;
+    qn_encoded_attach(&fresh, block);
+    *arrays = arrays_of(&fresh, block);
     *e = fresh;
-    *arrays = a;
     return QN_OK;
 }
 
 void qn_encoded_release(qn_encoded *e) {
-    free(e->slot);
+    free(e->index);
     free(e->owned);
     *e = (qn_encoded){0};
-}
-
-static void decode_one_row(const qn_encoded *e, int64_t row, float *out) {
-    int64_t slot = e->slot[row];
-    bool is_rescued = slot < 0;
-    int64_t index = is_rescued ? ~slot : slot;
-    qn_codec codec = is_rescued ? e->rescue : e->native;
-    const uint8_t *codes = is_rescued ? e->rescue_codes : e->codes;
-    const uint16_t *scales = is_rescued ? e->rescue_scales : e->scales;
-    qn_codec_decode_row(codec, codes + index * qn_codec_code_bytes(codec, e->cols),
-                        scales + index * qn_codec_groups(codec, e->cols), e->cols, out);
-}
-
-void qn_encoded_decode_rows(const qn_encoded *e, int64_t row0, int64_t n_rows, float *out) {
-    for (int64_t i = 0; i < n_rows; i++) decode_one_row(e, row0 + i, out + i * e->cols);
 }

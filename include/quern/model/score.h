@@ -25,9 +25,6 @@ QN_NODISCARD QN_API qn_status qn_score(const qn_model *model, const qn_windows *
                                        const qn_context *ctx, double *window_nats, qn_score_result *out,
                                        qn_error *err);
 
-/* The largest finite fp16 value: a model whose activations pass it overflows in an fp16 scorer. */
-#define QN_F16_MAX 65504.0
-
 #ifdef __cplusplus
 }
 #endif

@@ -57,6 +57,8 @@ QN_API uint16_t qn_f32_to_f16(float value);
 QN_API float qn_bf16_to_f32(uint16_t bits);
 QN_API uint16_t qn_f32_to_bf16(float value);
 
+#define QN_F16_MAX 65504.0 /* the largest finite fp16 value */
+
 /* Widens elements [first, first + n) of VIEW to f32. F32, F16, BF16 and F64 only (QN_E_UNSUPPORTED
  * otherwise). Exact but for F64. Deterministic; cost O(n). */
 QN_NODISCARD QN_API qn_status qn_view_to_f32(const qn_view *view, int64_t first, int64_t n, float *out,

@@ -62,14 +62,14 @@ static void test_names_and_limits(void **state) {
 
 static void test_sizes(void **state) {
     (void)state;
-    assert_int_equal(qn_codec_code_bytes((qn_codec){QN_CODE_SIGN, 64}, 1025), 129);
-    assert_int_equal(qn_codec_code_bytes((qn_codec){QN_CODE_TERNARY, 64}, 1024), 205);
-    assert_int_equal(qn_codec_code_bytes((qn_codec){QN_CODE_Q4, 128}, 7), 4);
-    assert_int_equal(qn_codec_groups((qn_codec){QN_CODE_SIGN, 0}, 1000), 1);
-    assert_int_equal(qn_codec_groups((qn_codec){QN_CODE_SIGN, 128}, 1024), 8);
-    assert_int_equal(qn_codec_groups((qn_codec){QN_CODE_SIGN, 128}, 1025), 9);
-    assert_int_equal(qn_codec_groups((qn_codec){QN_CODE_NONE, 0}, 1025), 0);
-    assert_int_equal(qn_codec_row_bytes((qn_codec){QN_CODE_Q4, 128}, 1024), 512 + 16);
+    assert_int_equal(qn_codec_code_bytes((qn_codec){.code = QN_CODE_SIGN, .group_size = 64}, 1025), 129);
+    assert_int_equal(qn_codec_code_bytes((qn_codec){.code = QN_CODE_TERNARY, .group_size = 64}, 1024), 205);
+    assert_int_equal(qn_codec_code_bytes((qn_codec){.code = QN_CODE_Q4, .group_size = 128}, 7), 4);
+    assert_int_equal(qn_codec_groups((qn_codec){.code = QN_CODE_SIGN, .group_size = 0}, 1000), 1);
+    assert_int_equal(qn_codec_groups((qn_codec){.code = QN_CODE_SIGN, .group_size = 128}, 1024), 8);
+    assert_int_equal(qn_codec_groups((qn_codec){.code = QN_CODE_SIGN, .group_size = 128}, 1025), 9);
+    assert_int_equal(qn_codec_groups((qn_codec){.code = QN_CODE_NONE, .group_size = 0}, 1025), 0);
+    assert_int_equal(qn_codec_row_bytes((qn_codec){.code = QN_CODE_Q4, .group_size = 128}, 1024), 512 + 16);
 }
 
 static void test_bytes_are_those_of_the_format(void **state) {
@@ -78,19 +78,19 @@ static void test_bytes_are_those_of_the_format(void **state) {
     const int8_t ternary[7] = {-1, 0, 1, 1, -1, 1, 0};
     const int8_t q4[3] = {7, -7, -1};
     uint8_t out[2];
-    qn_codec_pack_row((qn_codec){QN_CODE_SIGN, 0}, sign, 10, out);
+    qn_codec_pack_row((qn_codec){.code = QN_CODE_SIGN, .group_size = 0}, sign, 10, out);
     assert_int_equal(out[0], 0x89);
     assert_int_equal(out[1], 0x02);
-    qn_codec_pack_row((qn_codec){QN_CODE_TERNARY, 0}, ternary, 7, out);
+    qn_codec_pack_row((qn_codec){.code = QN_CODE_TERNARY, .group_size = 0}, ternary, 7, out);
     assert_int_equal(out[0], 0 + 1 * 3 + 2 * 9 + 2 * 27 + 0 * 81);
     assert_int_equal(out[1], 2 + 1 * 3);
-    qn_codec_pack_row((qn_codec){QN_CODE_Q4, 0}, q4, 3, out);
+    qn_codec_pack_row((qn_codec){.code = QN_CODE_Q4, .group_size = 0}, q4, 3, out);
     assert_int_equal(out[0], 0x97);
     assert_int_equal(out[1], 0x0f);
 }
 
 static void check_round_trip(qn_code code, int64_t cols) {
-    qn_codec codec = {code, 0};
+    qn_codec codec = {.code = code};
     int64_t n = qn_codec_code_bytes(codec, cols);
     int8_t *q = malloc((size_t)cols), *back = malloc((size_t)cols); /* exact sizes: ASan sees any overrun */
     uint8_t *bytes = malloc((size_t)n);
@@ -136,7 +136,7 @@ static void test_decode_is_the_exact_product(void **state) {
     for (int i = 0; i < N_CODES; i++) {
         for (size_t g = 0; g < sizeof group_sizes / sizeof *group_sizes; g++) {
             for (size_t n = 0; n < sizeof lengths / sizeof *lengths; n++) {
-                check_decode((qn_codec){all_codes[i], group_sizes[g]}, lengths[n]);
+                check_decode((qn_codec){.code = all_codes[i], .group_size = group_sizes[g]}, lengths[n]);
             }
         }
     }
@@ -145,7 +145,7 @@ static void test_decode_is_the_exact_product(void **state) {
 static void expect_illegal(qn_code code, const uint8_t *bytes, int64_t cols, const char *where) {
     int8_t q[16] = {0};
     qn_error err = {0};
-    assert_int_equal(qn_codec_unpack_row((qn_codec){code, 0}, bytes, cols, q, &err), QN_E_VALUE);
+    assert_int_equal(qn_codec_unpack_row((qn_codec){.code = code}, bytes, cols, q, &err), QN_E_VALUE);
     if (!strstr(err.message, where)) fail_msg("'%s' lacks '%s'", err.message, where);
     for (int i = 0; i < 16; i++) assert_int_equal(q[i], 0); /* outputs untouched */
 }
@@ -168,11 +168,14 @@ static void test_every_legal_byte_is_accepted(void **state) {
     for (int b = 0; b < 256; b++) {
         uint8_t byte = (uint8_t)b;
         bool q4_legal = (b & 15) != 8 && b >> 4 != 8;
-        assert_int_equal(qn_codec_unpack_row((qn_codec){QN_CODE_SIGN, 0}, &byte, 8, q, NULL), QN_OK);
-        assert_int_equal(qn_codec_unpack_row((qn_codec){QN_CODE_TERNARY, 0}, &byte, 5, q, NULL),
-                         b < 243 ? QN_OK : QN_E_VALUE);
-        assert_int_equal(qn_codec_unpack_row((qn_codec){QN_CODE_Q4, 0}, &byte, 2, q, NULL),
-                         q4_legal ? QN_OK : QN_E_VALUE);
+        assert_int_equal(
+            qn_codec_unpack_row((qn_codec){.code = QN_CODE_SIGN, .group_size = 0}, &byte, 8, q, NULL), QN_OK);
+        assert_int_equal(
+            qn_codec_unpack_row((qn_codec){.code = QN_CODE_TERNARY, .group_size = 0}, &byte, 5, q, NULL),
+            b < 243 ? QN_OK : QN_E_VALUE);
+        assert_int_equal(
+            qn_codec_unpack_row((qn_codec){.code = QN_CODE_Q4, .group_size = 0}, &byte, 2, q, NULL),
+            q4_legal ? QN_OK : QN_E_VALUE);
     }
 }
 
