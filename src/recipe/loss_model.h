@@ -1,0 +1,47 @@
+/* A second-order model of the loss: what an error in each line of each matrix costs.
+ *
+ *   d loss = 1/2 sum_i F_i D_i H D_i^T   nats a token, for a change D of a matrix with inputs x, outputs y
+ *   H = E[x x^T], F_i = E[g_i^2] of its outputs (quern/fit/fisher.h)
+ *
+ * After error feedback only the diagonal D_j of H = L D L^T is left to pay (quern/fit/hessian_fit.h), so that a line's sensitivity,
+ * the cost of losing it whole, times two, is
+ *
+ *   column j             D_j sum_i F_i w_ij^2
+ *   row i                F_i sum_j D_j w_ij^2
+ *   row v of embedding   f_v sum_j G_j w_vj^2       f_v frequency of the token, G_j = E[g_j^2] of the vectors looked up
+ *   tied embedding       the sum of both rows: it is embedding and head
+ *
+ * Measured in one walk and one walk backwards of the teacher. Memory: the walks', and one block's second moments. */
+#ifndef QUERN_SRC_RECIPE_LOSS_MODEL_H
+#define QUERN_SRC_RECIPE_LOSS_MODEL_H
+
+#include "quern/codec/codec.h"
+#include "quern/fit/fisher.h"
+
+typedef struct qni_loss_model {
+    const qn_layout *layout; /* borrowed from the model */
+    qn_fisher fisher;
+    double **columns, **rows; /* owned [layout.n], each [cols], [rows] or NULL: sensitivities */
+    float *head_hessian;      /* owned [h, h]: of the head's input */
+    double *token_frequency;  /* owned [V] */
+} qni_loss_model;
+
+typedef struct qni_loss_model_options {
+    qn_compute compute;
+    double damping; /* of the factorisation, in mean diagonals */
+    bool activation_order;
+    uint64_t seed;
+} qni_loss_model_options;
+
+/* SEQUENCES give the second moments and token frequencies, the first N_FISHER_SEQUENCES of them the Fisher diagonal. */
+QN_NODISCARD qn_status qni_loss_model_measure(const qn_model *model, const qn_sequences *sequences,
+                                              int64_t n_fisher_sequences,
+                                              const qni_loss_model_options *options, const qn_context *ctx,
+                                              qni_loss_model *out, qn_error *err);
+void qni_loss_model_release(qni_loss_model *loss);
+
+/* out [h, h]: the metric in which the rows of a tied embedding are fitted: the head's H, and the mean frequency of a token over the
+ * mean F of a logit times diag G. Of an untied one: diag G alone. */
+void qni_loss_model_embedding_metric(const qni_loss_model *loss, bool is_tied, float *out);
+
+#endif

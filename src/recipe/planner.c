@@ -1,0 +1,296 @@
+#include "recipe/planner.h"
+
+#include "base/alloc.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#include "base/banned.h"
+
+enum {
+    MAX_STEPS = 72,          /* counts tried a kind: at most MAX_STEPS^2 / 2 rows a table */
+    BYTES_BISECTIONS = 60,   /* of lambda: to the last bit that matters of its exponent's range */
+    WEIGHTS_BISECTIONS = 30, /* of mu */
+};
+
+/* One row of a matrix's table. */
+typedef struct option {
+    int64_t n_double, n_q4, n_bytes, q4_weights;
+    double loss;
+} option;
+
+typedef struct table {
+    option *options; /* owned */
+    int64_t n, chosen;
+    int64_t *order; /* owned [lines]: by falling sensitivity */
+} table;
+
+typedef struct planner {
+    const qni_plan_matrix *matrices;
+    int64_t n;
+    const qni_band_kind_options *kinds;
+    qni_plan_limits limits;
+    table *tables; /* owned [n] */
+} planner;
+
+typedef struct ranked {
+    double sensitivity;
+    int64_t line;
+} ranked;
+
+static int compare_ranked(const void *a, const void *b) {
+    const ranked *x = a, *y = b;
+    if (x->sensitivity != y->sensitivity) return x->sensitivity < y->sensitivity ? 1 : -1;
+    return (x->line > y->line) - (x->line < y->line);
+}
+
+static int64_t lines_of(const qni_plan_matrix *m) {
+    return m->axis == QN_AXIS_ROWS ? m->rows : m->cols;
+}
+
+/* The shape with these counts; bands without lines are left out, and one band alone lies along the rows. */
+static qn_encoded shape_of(const qni_plan_matrix *m, const qni_band_kind_options *kinds,
+                           const int64_t n_lines[QNI_BAND_KIND_COUNT]) {
+    qn_encoded e = {.rows = m->rows, .cols = m->cols, .axis = m->axis, .hadamard = m->hadamard};
+    for (int k = 0; k < QNI_BAND_KIND_COUNT; k++) {
+        if (n_lines[k] == 0) continue;
+        e.bands[e.n_bands++] = (qn_band){
+            .codec = kinds[k].codec, .n_planes = k == QNI_BAND_DOUBLE ? 2 : 1, .n_lines = n_lines[k]};
+    }
+    if (e.n_bands == 1) {
+        e.axis = QN_AXIS_ROWS;
+        e.bands[0].n_lines = m->rows;
+    }
+    return e;
+}
+
+static void count_lines(const qni_plan_matrix *m, const option *o, int64_t n_lines[QNI_BAND_KIND_COUNT]) {
+    n_lines[QNI_BAND_SINGLE] = lines_of(m) - o->n_double - o->n_q4;
+    n_lines[QNI_BAND_DOUBLE] = o->n_double;
+    n_lines[QNI_BAND_Q4] = o->n_q4;
+}
+
+static qn_status rank_lines(const qni_plan_matrix *m, int64_t *order, double *sums, qn_error *err) {
+    const int64_t n = lines_of(m);
+    ranked *lines = qni_alloc_array(n, sizeof *lines);
+    if (!lines) return qni_fail_nomem(err, "ranked lines");
+    for (int64_t j = 0; j < n; j++) lines[j] = (ranked){m->sensitivity[j], j};
+    qsort(lines, (size_t)n, sizeof *lines, compare_ranked);
+    sums[0] = 0.0;
+    for (int64_t j = 0; j < n; j++) {
+        order[j] = lines[j].line;
+        sums[j + 1] = sums[j] + lines[j].sensitivity;
+    }
+    free(lines);
+    return QN_OK;
+}
+
+static option make_option(const planner *p, const qni_plan_matrix *m, const double *sums, int64_t n_double,
+                          int64_t n_q4) {
+    const int64_t n = lines_of(m), n_fine = n_q4 + n_double;
+    option o = {.n_double = n_double, .n_q4 = n_q4};
+    int64_t n_lines[QNI_BAND_KIND_COUNT];
+    count_lines(m, &o, n_lines);
+    const qn_encoded shape = shape_of(m, p->kinds, n_lines);
+    o.n_bytes = qn_encoded_bytes(&shape);
+    o.q4_weights = n_q4 * (m->rows * m->cols / n);
+    o.loss = 0.5 * (p->kinds[QNI_BAND_Q4].relative_error * sums[n_q4] +
+                    p->kinds[QNI_BAND_DOUBLE].relative_error * (sums[n_fine] - sums[n_q4]) +
+                    p->kinds[QNI_BAND_SINGLE].relative_error * (sums[n] - sums[n_fine]));
+    return o;
+}
+
+/* Lines that fill whole bytes of a native row: only multiples of them come without padding. */
+static int64_t unit_of(const qni_plan_matrix *m, qn_code code) {
+    if (m->axis == QN_AXIS_ROWS) return 1;
+    return code == QN_CODE_SIGN ? 8 : 5;
+}
+
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
+/* All counts on a grid: native bands of whole bytes, and none at all of a kind that may not be used. */
+static int64_t fill_options(const planner *p, const qni_plan_matrix *m, const double *sums, option *out) {
+    const int64_t n = lines_of(m), unit = unit_of(m, p->kinds[QNI_BAND_SINGLE].codec.code);
+    const int64_t step = unit * ((n + unit * MAX_STEPS - 1) / (unit * MAX_STEPS));
+    const int64_t max_q4 = p->kinds[QNI_BAND_Q4].codec.code != QN_CODE_NONE ? n : 0;
+    int64_t count = 0, n_q4 = 0;
+    while (n_q4 <= max_q4) {
+        const int64_t native = n - n_q4;
+        const int64_t max_double = p->kinds[QNI_BAND_DOUBLE].codec.code != QN_CODE_NONE ? native : 0;
+        for (int64_t n_double = 0; n_double <= max_double; n_double += step) {
+            if (out) out[count] = make_option(p, m, sums, n_double, n_q4);
+            count++;
+        }
+        if (max_double % step) { /* all of them */
+            if (out) out[count] = make_option(p, m, sums, native, n_q4);
+            count++;
+        }
+        if (n_q4 == max_q4) break;
+        n_q4 = smaller(n_q4 == 0 && n % step ? n % step : n_q4 + step, max_q4);
+    }
+    return count;
+}
+
+static qn_status make_table(const planner *p, const qni_plan_matrix *m, table *out, qn_error *err) {
+    const int64_t n = lines_of(m);
+    double *sums = qni_alloc_array(n + 1, sizeof *sums);
+    out->order = qni_alloc_array(n, sizeof *out->order);
+    if (!sums || !out->order) {
+        free(sums);
+        return qni_fail_nomem(err, "a plan");
+    }
+    qn_status status = rank_lines(m, out->order, sums, err);
+    if (status == QN_OK) {
+        out->n = fill_options(p, m, sums, NULL);
+        out->options = qni_alloc_array(out->n, sizeof *out->options);
+        if (!out->options) status = qni_fail_nomem(err, "a plan");
+    }
+    if (status == QN_OK) fill_options(p, m, sums, out->options);
+    free(sums);
+    return status;
+}
+
+typedef struct totals {
+    int64_t n_bytes, q4_weights;
+} totals;
+
+static totals total_of(const planner *p) {
+    totals t = {0, 0};
+    for (int64_t i = 0; i < p->n; i++) {
+        const option *o = &p->tables[i].options[p->tables[i].chosen];
+        t.n_bytes += o->n_bytes;
+        t.q4_weights += o->q4_weights;
+    }
+    return t;
+}
+
+/* The best row of each table at these prices. */
+static totals choose(planner *p, double lambda, double mu) {
+    for (int64_t i = 0; i < p->n; i++) {
+        table *t = &p->tables[i];
+        double best = INFINITY;
+        for (int64_t k = 0; k < t->n; k++) {
+            const option *o = &t->options[k];
+            const double cost = o->loss + lambda * (double)o->n_bytes + mu * (double)o->q4_weights;
+            if (cost >= best) continue;
+            best = cost;
+            t->chosen = k;
+        }
+    }
+    return total_of(p);
+}
+
+/* Prices are tried on a logarithmic scale: exp2 of a number in these bounds, nats a byte and nats a weight. */
+static const double k_lowest_price = -100.0, k_highest_price = 60.0;
+
+/* The lowest mu whose choices keep within the q4 limit. */
+static totals choose_within_weights(planner *p, double lambda) {
+    totals t = choose(p, lambda, 0.0);
+    if (t.q4_weights <= p->limits.max_q4_weights) return t;
+    double low = k_lowest_price, high = k_highest_price;
+    for (int i = 0; i < WEIGHTS_BISECTIONS; i++) {
+        const double middle = 0.5 * (low + high);
+        t = choose(p, lambda, exp2(middle));
+        if (t.q4_weights <= p->limits.max_q4_weights)
+            high = middle;
+        else
+            low = middle;
+    }
+    return choose(p, lambda, exp2(high));
+}
+
+static void choose_within_bytes(planner *p) {
+    double low = k_lowest_price, high = k_highest_price;
+    for (int i = 0; i < BYTES_BISECTIONS; i++) {
+        const double middle = 0.5 * (low + high);
+        if (choose_within_weights(p, exp2(middle)).n_bytes <= p->limits.max_bytes)
+            high = middle;
+        else
+            low = middle;
+    }
+    choose_within_weights(p, exp2(high));
+}
+
+/* Spends what is left: again and again the one change of one matrix that buys most for its bytes. */
+static void spend_rest(planner *p) {
+    for (;;) {
+        const totals now = total_of(p);
+        double best_rate = 0.0;
+        int64_t best_matrix = -1, best_option = 0;
+        for (int64_t i = 0; i < p->n; i++) {
+            const table *t = &p->tables[i];
+            const option *from = &t->options[t->chosen];
+            for (int64_t k = 0; k < t->n; k++) {
+                const option *to = &t->options[k];
+                const int64_t price = to->n_bytes - from->n_bytes;
+                if (to->loss >= from->loss || price > p->limits.max_bytes - now.n_bytes ||
+                    to->q4_weights - from->q4_weights > p->limits.max_q4_weights - now.q4_weights)
+                    continue;
+                const double rate = (from->loss - to->loss) / (double)(price > 0 ? price : 1);
+                if (rate <= best_rate) continue;
+                best_rate = rate;
+                best_matrix = i;
+                best_option = k;
+            }
+        }
+        if (best_matrix < 0) return;
+        p->tables[best_matrix].chosen = best_option;
+    }
+}
+
+static qn_status take_choice(const planner *p, int64_t index, qni_plan_choice *out, qn_error *err) {
+    const qni_plan_matrix *m = &p->matrices[index];
+    const table *t = &p->tables[index];
+    const option *o = &t->options[t->chosen];
+    qni_plan_choice choice = {.n_bytes = o->n_bytes, .loss = o->loss};
+    uint8_t band_of_kind[QNI_BAND_KIND_COUNT] = {0}, n_bands = 0;
+    count_lines(m, o, choice.n_lines);
+    choice.shape = shape_of(m, p->kinds, choice.n_lines);
+    for (int k = 0; k < QNI_BAND_KIND_COUNT; k++)
+        if (choice.n_lines[k] > 0) band_of_kind[k] = n_bands++;
+    /* A single band lies along the rows, whatever the axis was. */
+    choice.line_band = qni_alloc_array(m->rows > m->cols ? m->rows : m->cols, 1);
+    if (!choice.line_band) return qni_fail_nomem(err, "a plan");
+    for (int64_t j = 0; n_bands > 1 && j < lines_of(m); j++) {
+        const qni_band_kind kind = j < o->n_q4                 ? QNI_BAND_Q4
+                                   : j < o->n_q4 + o->n_double ? QNI_BAND_DOUBLE
+                                                               : QNI_BAND_SINGLE;
+        choice.line_band[t->order[j]] = band_of_kind[kind];
+    }
+    *out = choice;
+    return QN_OK;
+}
+
+static qn_status run(planner *p, qni_plan_choice *choices, int64_t *least_bytes, qn_error *err) {
+    p->tables = qni_alloc_array(p->n, sizeof *p->tables);
+    if (!p->tables) return qni_fail_nomem(err, "a plan");
+    for (int64_t i = 0; i < p->n; i++) QN_TRY(make_table(p, &p->matrices[i], &p->tables[i], err));
+    *least_bytes = choose(p, exp2(k_highest_price), exp2(k_highest_price)).n_bytes;
+    if (*least_bytes > p->limits.max_bytes)
+        return qn_fail(err, QN_E_BUDGET, "the matrices need %lld bytes, there are %lld",
+                       (long long)*least_bytes, (long long)p->limits.max_bytes);
+    choose_within_bytes(p);
+    spend_rest(p);
+    for (int64_t i = 0; i < p->n; i++) QN_TRY(take_choice(p, i, &choices[i], err));
+    return QN_OK;
+}
+
+qn_status qni_plan(const qni_plan_matrix *matrices, int64_t n,
+                   const qni_band_kind_options kinds[QNI_BAND_KIND_COUNT], const qni_plan_limits *limits,
+                   qni_plan_choice *choices, int64_t *least_bytes, qn_error *err) {
+    planner p = {.matrices = matrices, .n = n, .kinds = kinds, .limits = *limits};
+    const qn_status status = run(&p, choices, least_bytes, err);
+    for (int64_t i = 0; p.tables && i < n; i++) {
+        free(p.tables[i].options);
+        free(p.tables[i].order);
+    }
+    free(p.tables);
+    return status;
+}
+
+void qni_plan_choice_release(qni_plan_choice *choice) {
+    free(choice->line_band);
+    *choice = (qni_plan_choice){0};
+}

@@ -1,0 +1,269 @@
+#include "recipe/prefix.h"
+
+#include "base/alloc.h"
+#include "quern/fit/bands.h"
+#include "quern/fit/moments.h"
+#include "quern/fit/statistics.h"
+#include "quern/model/stepper.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+/* One walk of a model through the calibration text. */
+typedef struct walker {
+    qn_stepper *stepper;
+    float *stream; /* owned [T, h]: in front of the block that is being compressed */
+    float *in;     /* owned: a chunk's inputs of one layer */
+} walker;
+
+typedef struct prefix {
+    const qni_prefix_job *job;
+    const qn_context *ctx;
+    const qn_layout *layout;
+    const qn_config *config;
+    walker teacher, student;
+    qn_weight *lent;         /* owned [layout.n]: codes of the block that is being compressed */
+    double *relative_errors; /* borrowed, or NULL */
+    int64_t n_done;          /* matrices */
+} prefix;
+
+/* Second moments of one input, as the fits take them. */
+typedef struct metric {
+    float *hessian, *cross; /* owned [C, C]; cross NULL where the target is the teacher's weight */
+} metric;
+
+static void metric_release(metric *m) {
+    free(m->hessian);
+    free(m->cross);
+    *m = (metric){0};
+}
+
+static void walker_close(walker *w) {
+    qn_stepper_close(w->stepper);
+    free(w->stream);
+    free(w->in);
+    *w = (walker){0};
+}
+
+static int64_t widest_input(const qn_layout *layout) {
+    int64_t widest = 0;
+    for (int64_t i = 0; i < layout->n; i++)
+        if (layout->entries[i].is_matrix && layout->entries[i].layer >= 0 && layout->entries[i].cols > widest)
+            widest = layout->entries[i].cols;
+    return widest;
+}
+
+static qn_status walker_open(const prefix *p, qn_model *model, walker *w, qn_error *err) {
+    const qn_sequences *sequences = p->job->sequences;
+    QN_TRY(qn_stepper_open(model, sequences, p->job->options.compute, p->ctx, &w->stepper, err));
+    QN_TRY(QNI_ALLOC(w->stream, sequences->starts[sequences->n] * p->config->hidden_size, "a stream", err));
+    QN_TRY(QNI_ALLOC(w->in, qn_stepper_longest_chunk(w->stepper) * widest_input(p->layout),
+                     "inputs of a layer", err));
+    return qn_stepper_embed(w->stepper, w->stream, err);
+}
+
+/* The fit of one matrix in the given metric, saved and lent to the student. */
+static qn_status fit_matrix(prefix *p, int64_t entry, const metric *m, qn_error *err) {
+    const qn_layout_entry *e = &p->layout->entries[entry];
+    const qni_prefix_options *options = &p->job->options;
+    const qni_plan_choice *choice = &p->job->choices[entry];
+    qn_hessian_fit_report report = {0};
+    qn_banded banded = {0};
+    qn_encoded encoded = {0};
+    float *w = qni_alloc_array(e->rows * e->cols, sizeof *w);
+    if (!w) return qni_fail_nomem(err, e->name);
+    qn_weight_decode_rows(qn_model_weight(p->job->teacher, entry), 0, e->rows, w);
+    qn_status status = QN_OK;
+    if (m->cross)
+        status = qn_asymmetric_target(w, m->hessian, m->cross, e->rows, e->cols, options->target_blend,
+                                      options->target_ridge, p->ctx, w, err);
+    if (status == QN_OK)
+        status = qn_hessian_fit(w, m->hessian, &choice->shape, choice->line_band, &options->fit, p->ctx,
+                                &banded, &report, err);
+    free(w);
+    if (status == QN_OK) status = qn_banded_encode(&banded, e->name, &encoded, err);
+    qn_banded_release(&banded);
+    if (status == QN_OK) status = qni_matrix_store_save(p->job->store, entry, e->name, &encoded, err);
+    if (status != QN_OK) {
+        qn_encoded_release(&encoded);
+        return status;
+    }
+    if (p->relative_errors) p->relative_errors[entry] = report.relative_error;
+    p->lent[entry] = (qn_weight){.kind = QN_WEIGHT_ENCODED, .encoded = encoded};
+    return qn_model_set_weight(p->job->student, entry, &p->lent[entry], err);
+}
+
+/* Takes a matrix from the store where it is there already. */
+static qn_status take_stored(prefix *p, int64_t entry, bool *found, qn_error *err) {
+    qn_encoded encoded = {0};
+    QN_TRY(qni_matrix_store_load(p->job->store, entry, p->layout->entries[entry].name,
+                                 &p->job->choices[entry].shape, found, &encoded, err));
+    if (!*found) return QN_OK;
+    if (p->relative_errors) p->relative_errors[entry] = -1.0;
+    p->lent[entry] = (qn_weight){.kind = QN_WEIGHT_ENCODED, .encoded = encoded};
+    return qn_model_set_weight(p->job->student, entry, &p->lent[entry], err);
+}
+
+static void give_back(prefix *p, int64_t entry) {
+    (void)qn_model_set_weight(p->job->student, entry, NULL, NULL);
+    if (p->lent[entry].kind == QN_WEIGHT_ENCODED) qn_encoded_release(&p->lent[entry].encoded);
+    p->lent[entry] = (qn_weight){0};
+}
+
+static void report(prefix *p) {
+    qn_report_progress(p->ctx, "quantise", (uint64_t)p->n_done, (uint64_t)p->layout->n_matrices);
+}
+
+static bool wants_cross(const prefix *p) {
+    return p->job->options.student_inputs && p->job->options.target_blend > 0.0;
+}
+
+static qn_status take_means(const qn_moment *hessian, const qn_moment *cross, int64_t cols, metric *out,
+                            qn_error *err) {
+    metric m = {.hessian = qni_alloc_array(cols * cols, sizeof(float))};
+    if (cross->cols > 0) m.cross = qni_alloc_array(cols * cols, sizeof(float));
+    if (!m.hessian || (cross->cols > 0 && !m.cross)) {
+        metric_release(&m);
+        return qni_fail_nomem(err, "second moments");
+    }
+    qn_moment_mean(hessian, m.hessian);
+    if (m.cross) qn_moment_mean(cross, m.cross);
+    *out = m;
+    return QN_OK;
+}
+
+static qn_status add_chunk(prefix *p, int64_t layer, int64_t entry, int64_t chunk, qn_moment *hessian,
+                           qn_moment *cross, qn_error *err) {
+    const bool own = p->job->options.student_inputs;
+    walker *inputs = own ? &p->student : &p->teacher;
+    int64_t n = 0;
+    QN_TRY(qn_stepper_input(inputs->stepper, layer, entry, chunk, inputs->stream, inputs->in, &n, err));
+    QN_TRY(qn_moment_add(hessian, inputs->in, inputs->in, n, p->ctx, err));
+    if (cross->cols == 0) return QN_OK;
+    QN_TRY(
+        qn_stepper_input(p->teacher.stepper, layer, entry, chunk, p->teacher.stream, p->teacher.in, &n, err));
+    return qn_moment_add(cross, p->teacher.in, inputs->in, n, p->ctx, err);
+}
+
+/* H = E[x x^T] and C = E[x_teacher x^T] of the input of ENTRY. */
+static qn_status measure_input(prefix *p, int64_t layer, int64_t entry, metric *out, qn_error *err) {
+    const int64_t cols = p->layout->entries[entry].cols;
+    qn_moment hessian = {0}, cross = {0};
+    qn_status status = qn_moment_init(&hessian, QN_MOMENT_SYMMETRIC, cols, err);
+    if (status == QN_OK && wants_cross(p)) status = qn_moment_init(&cross, QN_MOMENT_CROSS, cols, err);
+    for (int64_t c = 0; c < qn_stepper_chunks(p->student.stepper) && status == QN_OK; c++)
+        status = add_chunk(p, layer, entry, c, &hessian, &cross, err);
+    if (status == QN_OK) status = take_means(&hessian, &cross, cols, out, err);
+    qn_moment_release(&hessian);
+    qn_moment_release(&cross);
+    return status;
+}
+
+/* The matrices of LAYER that share the input of ENTRY. */
+static qn_status compress_input(prefix *p, int64_t layer, int64_t entry, qn_error *err) {
+    metric m = {0};
+    qn_status status = QN_OK;
+    for (int64_t i = 0; i < p->layout->n && status == QN_OK; i++) {
+        const qn_layout_entry *e = &p->layout->entries[i];
+        bool found = false;
+        if (!e->is_matrix || e->layer != layer || qn_statistics_shared_input(p->layout, i) != entry) continue;
+        status = take_stored(p, i, &found, err);
+        if (status == QN_OK && !found && !m.hessian) status = measure_input(p, layer, entry, &m, err);
+        if (status == QN_OK && !found) status = fit_matrix(p, i, &m, err);
+        p->n_done++;
+        report(p);
+    }
+    metric_release(&m);
+    return status;
+}
+
+static qn_status compress_block(prefix *p, int64_t layer, qn_error *err) {
+    static const qn_tensor_kind order[] = {QN_TENSOR_Q, QN_TENSOR_O, QN_TENSOR_GATE, QN_TENSOR_DOWN};
+    for (size_t k = 0; k < sizeof order / sizeof *order; k++) {
+        QN_TRY(qn_check_cancelled(p->ctx, err));
+        QN_TRY(compress_input(p, layer, qn_layout_find(p->layout, order[k], layer), err));
+    }
+    QN_TRY(qn_stepper_block(p->student.stepper, layer, p->student.stream, err));
+    QN_TRY(qn_stepper_block(p->teacher.stepper, layer, p->teacher.stream, err));
+    for (int64_t i = 0; i < p->layout->n; i++)
+        if (p->layout->entries[i].is_matrix && p->layout->entries[i].layer == layer) give_back(p, i);
+    return QN_OK;
+}
+
+/* Before the streams are opened: they begin with it. */
+static qn_status compress_embedding(prefix *p, qn_error *err) {
+    const int64_t entry = qn_layout_find(p->layout, QN_TENSOR_EMBED, -1), h = p->config->hidden_size;
+    metric m = {0};
+    bool found = false;
+    QN_TRY(take_stored(p, entry, &found, err));
+    p->n_done++;
+    if (found) return QN_OK;
+    m.hessian = qni_alloc_array(h * h, sizeof(float));
+    if (!m.hessian) return qni_fail_nomem(err, "second moments");
+    memcpy(m.hessian, p->job->embedding_metric, (size_t)(h * h) * sizeof(float));
+    const qn_status status = fit_matrix(p, entry, &m, err);
+    metric_release(&m);
+    return status;
+}
+
+static qn_status measure_head(prefix *p, metric *out, qn_error *err) {
+    const int64_t h = p->config->hidden_size;
+    const int64_t n_tokens = p->job->sequences->starts[p->job->sequences->n];
+    walker *inputs = p->job->options.student_inputs ? &p->student : &p->teacher;
+    qn_moment hessian = {0}, cross = {0};
+    qn_status status = qn_stepper_norm(p->student.stepper, p->student.stream, err);
+    if (status == QN_OK) status = qn_stepper_norm(p->teacher.stepper, p->teacher.stream, err);
+    if (status == QN_OK) status = qn_moment_init(&hessian, QN_MOMENT_SYMMETRIC, h, err);
+    if (status == QN_OK)
+        status = qn_moment_add(&hessian, inputs->stream, inputs->stream, n_tokens, p->ctx, err);
+    if (status == QN_OK && wants_cross(p)) {
+        status = qn_moment_init(&cross, QN_MOMENT_CROSS, h, err);
+        if (status == QN_OK)
+            status = qn_moment_add(&cross, p->teacher.stream, inputs->stream, n_tokens, p->ctx, err);
+    }
+    if (status == QN_OK) status = take_means(&hessian, &cross, h, out, err);
+    qn_moment_release(&hessian);
+    qn_moment_release(&cross);
+    return status;
+}
+
+static qn_status compress_head(prefix *p, qn_error *err) {
+    const int64_t entry = qn_layout_find(p->layout, QN_TENSOR_HEAD, -1);
+    metric m = {0};
+    bool found = false;
+    if (entry < 0) return QN_OK; /* tied: compressed as embedding */
+    QN_TRY(take_stored(p, entry, &found, err));
+    if (found) return QN_OK;
+    qn_status status = measure_head(p, &m, err);
+    if (status == QN_OK) status = fit_matrix(p, entry, &m, err);
+    metric_release(&m);
+    return status;
+}
+
+static qn_status run(prefix *p, qn_error *err) {
+    p->lent = qni_alloc_array(p->layout->n, sizeof *p->lent);
+    if (!p->lent) return qni_fail_nomem(err, "weights");
+    report(p);
+    QN_TRY(compress_embedding(p, err));
+    QN_TRY(walker_open(p, p->job->student, &p->student, err));
+    QN_TRY(walker_open(p, p->job->teacher, &p->teacher, err));
+    for (int64_t l = 0; l < p->config->n_layers; l++) QN_TRY(compress_block(p, l, err));
+    return compress_head(p, err);
+}
+
+qn_status qni_prefix_run(const qni_prefix_job *job, const qn_context *ctx, double *relative_errors,
+                         qn_error *err) {
+    prefix p = {.job = job,
+                .ctx = ctx,
+                .layout = qn_checkpoint_layout(qn_model_checkpoint(job->teacher)),
+                .config = qn_model_config(job->teacher),
+                .relative_errors = relative_errors};
+    const qn_status status = run(&p, err);
+    walker_close(&p.teacher);
+    walker_close(&p.student);
+    for (int64_t i = 0; p.lent && i < p.layout->n; i++) give_back(&p, i);
+    free(p.lent);
+    return status;
+}

@@ -1,0 +1,43 @@
+/* The student's walk: matrices are compressed one after another, each with the inputs it will really get.
+ *
+ * Teacher and student pass through the same calibration text side by side. The embedding is compressed first, then block after
+ * block, and within a block in the order in which inputs arise (q, k, v; o; gate, up; down), so that the second moments of
+ * each fit come from a student whose earlier matrices are in their codes already. A linear layer is fitted to the target half
+ * way between the teacher's weights and the teacher's outputs (qn_asymmetric_target). The head of an untied model comes last.
+ *
+ * Each matrix is saved as soon as it is done (matrix_store.h); a run that is taken up again takes what is there and walks on, to
+ * the same bytes. Memory: two streams of T * h floats, one chunk's inputs, one layer's second moments, and the codes of one
+ * block. */
+#ifndef QUERN_SRC_RECIPE_PREFIX_H
+#define QUERN_SRC_RECIPE_PREFIX_H
+
+#include "quern/fit/hessian_fit.h"
+#include "quern/model/model.h"
+#include "quern/model/walk.h"
+#include "recipe/matrix_store.h"
+#include "recipe/planner.h"
+
+typedef struct qni_prefix_options {
+    qn_compute compute;
+    qn_hessian_fit_options fit;
+    bool student_inputs; /* else every fit sees the teacher's inputs */
+    double target_blend; /* 0: the teacher's weights; 1: the teacher's outputs */
+    double target_ridge;
+} qni_prefix_options;
+
+typedef struct qni_prefix_job {
+    qn_model *teacher,
+        *student; /* two opened models of one checkpoint; the student is lent weights and given them back */
+    const qn_sequences *sequences;  /* calibration text */
+    const qni_plan_choice *choices; /* [layout.n] matrices only */
+    const float *embedding_metric;  /* [h, h] */
+    const qni_matrix_store *store;
+    qni_prefix_options options;
+} qni_prefix_job;
+
+/* Compresses every matrix into the store. *relative_errors [layout.n] (may be NULL) receives what each fit left of its metric;
+ * -1 for matrices that were there already. */
+QN_NODISCARD qn_status qni_prefix_run(const qni_prefix_job *job, const qn_context *ctx,
+                                      double *relative_errors, qn_error *err);
+
+#endif
