@@ -169,25 +169,24 @@ static qn_status add_lookups(measuring *m, const qn_sequences *sequences, qn_err
     return status;
 }
 
-static qn_status measure(measuring *m, const qn_sequences *sequences, int64_t n_fisher, qn_error *err) {
+static qn_status measure(measuring *m, const qn_sequences *sequences, const qn_sequences *fisher_sequences,
+                         qn_error *err) {
     qni_loss_model *loss = m->loss;
-    const qn_sequences part = {sequences->ids, sequences->starts,
-                               n_fisher < sequences->n ? n_fisher : sequences->n};
     const qn_fisher_options options = {.compute = m->options->compute, .seed = m->options->seed};
     loss->columns = qni_alloc_array(loss->layout->n, sizeof *loss->columns);
     loss->rows = qni_alloc_array(loss->layout->n, sizeof *loss->rows);
     if (!loss->columns || !loss->rows) return qni_fail_nomem(err, "sensitivities");
-    QN_TRY(qn_fisher_measure(m->model, &part, &options, m->ctx, &loss->fisher, err));
+    QN_TRY(qn_fisher_measure(m->model, fisher_sequences, &options, m->ctx, &loss->fisher, err));
     QN_TRY(walk(m, sequences, err));
     return add_lookups(m, sequences, err);
 }
 
 qn_status qni_loss_model_measure(const qn_model *model, const qn_sequences *sequences,
-                                 int64_t n_fisher_sequences, const qni_loss_model_options *options,
+                                 const qn_sequences *fisher_sequences, const qni_loss_model_options *options,
                                  const qn_context *ctx, qni_loss_model *out, qn_error *err) {
     qni_loss_model loss = {.layout = qn_checkpoint_layout(qn_model_checkpoint(model))};
     measuring m = {.model = model, .options = options, .ctx = ctx, .loss = &loss};
-    const qn_status status = measure(&m, sequences, n_fisher_sequences, err);
+    const qn_status status = measure(&m, sequences, fisher_sequences, err);
     if (status == QN_OK) {
         *out = loss;
     } else {

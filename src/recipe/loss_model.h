@@ -33,9 +33,9 @@ typedef struct qni_loss_model_options {
     uint64_t seed;
 } qni_loss_model_options;
 
-/* SEQUENCES give the second moments and token frequencies, the first N_FISHER_SEQUENCES of them the Fisher diagonal. */
+/* SEQUENCES give second moments and token frequencies, FISHER_SEQUENCES the Fisher diagonal. */
 QN_NODISCARD qn_status qni_loss_model_measure(const qn_model *model, const qn_sequences *sequences,
-                                              int64_t n_fisher_sequences,
+                                              const qn_sequences *fisher_sequences,
                                               const qni_loss_model_options *options, const qn_context *ctx,
                                               qni_loss_model *out, qn_error *err);
 void qni_loss_model_release(qni_loss_model *loss);

@@ -1,194 +1,129 @@
-#include "quern/recipe/recipe.h"
+/* The built-in recipes, and the settings that all recipes have. */
+#include "recipe/recipe_settings.h"
 
-#include <errno.h>
-#include <stdarg.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
-#include <cyaml/cyaml.h>
+#include "base/banned.h"
 
 /* Finest group sizes of the built-in recipes: measured in docs/quality.md. Coarser than 512, a whole row is as good. */
 enum {
     BINARY_GROUP_SIZE = 128,
     TERNARY_GROUP_SIZE = 64,
     COARSEST_GROUP_SIZE = 512,
-    MAX_GROUP_SIZE = 1 << 20
+    MAX_GROUP_SIZE = 1 << 20,
+    MAX_TOKENS = 1 << 28,
+    MAX_CONTEXT = 1 << 20,
+    MAX_SWEEPS = 1000
 };
 
-/* The file as YAML sees it; absent parts keep the defaults that are filled in before loading is applied. Numbers
- * are read as text: libcyaml takes "64x" and "1.5" for integers. */
-typedef struct recipe_quantize {
-    char *group_size;
-    int *rule;
-} recipe_quantize;
-typedef struct recipe_rescue {
-    char *max_fraction;
-} recipe_rescue;
-typedef struct recipe_file {
-    char *name;
-    recipe_quantize *quantize;
-    recipe_rescue *rescue;
-} recipe_file;
+#define FIELD(name)  offsetof(qn_recipe, name)
+#define CHOICE(name) QNI_SETTING_CHOICE, FIELD(name), sizeof((qn_recipe *)0)->name, 0, 0
 
-static const cyaml_strval_t k_rules[] = {{"optimal", QN_FIT_OPTIMAL}, {"published", QN_FIT_PUBLISHED}};
-static const cyaml_schema_field_t k_quantize_fields[] = {
-    CYAML_FIELD_STRING_PTR("group_size", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, recipe_quantize,
-                           group_size, 0, CYAML_UNLIMITED),
-    CYAML_FIELD_ENUM_PTR("rule", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL | CYAML_FLAG_STRICT,
-                         recipe_quantize, rule, k_rules, 2),
-    CYAML_FIELD_END};
-static const cyaml_schema_field_t k_rescue_fields[] = {
-    CYAML_FIELD_STRING_PTR("max_fraction", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, recipe_rescue,
-                           max_fraction, 0, CYAML_UNLIMITED),
-    CYAML_FIELD_END};
-static const cyaml_schema_field_t k_file_fields[] = {
-    CYAML_FIELD_STRING_PTR("name", CYAML_FLAG_POINTER, recipe_file, name, 1,
-                           sizeof((qn_recipe *)0)->name - 1),
-    CYAML_FIELD_MAPPING_PTR("quantize", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, recipe_file, quantize,
-                            k_quantize_fields),
-    CYAML_FIELD_MAPPING_PTR("rescue", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, recipe_file, rescue,
-                            k_rescue_fields),
-    CYAML_FIELD_END};
-static const cyaml_schema_value_t k_file_schema = {
-    CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, recipe_file, k_file_fields)};
+const qni_setting qni_settings[QNI_SETTING_COUNT] = {
+    {"calibrate", "tokens", QNI_SETTING_INTEGER, FIELD(tokens), 0, 1, MAX_TOKENS, {NULL}, true},
+    {"calibrate", "context", QNI_SETTING_INTEGER, FIELD(context), 0, 2, MAX_CONTEXT, {NULL}, true},
+    {"calibrate", "fisher_tokens", QNI_SETTING_INTEGER, FIELD(fisher_tokens), 0, 1, MAX_TOKENS, {NULL}, true},
+    {"quantize", "fit", CHOICE(fit), {"closed-form", "weighted", "feedback", "descent"}, false},
+    {"quantize", "group_size", QNI_SETTING_INTEGER, FIELD(group_size), 0, 0, MAX_GROUP_SIZE, {NULL}, false},
+    {"quantize", "rule", CHOICE(rule), {"optimal", "published"}, false},
+    {"quantize", "lines", CHOICE(lines), {"rows", "columns"}, true},
+    {"quantize", "planes", QNI_SETTING_INTEGER, FIELD(planes), 0, 1, QN_MAX_PLANES, {NULL}, true},
+    {"quantize", "scales", CHOICE(scales), {"f16", "log6"}, true},
+    {"quantize", "sweeps", QNI_SETTING_INTEGER, FIELD(sweeps), 0, 0, MAX_SWEEPS, {NULL}, true},
+    {"quantize", "damping", QNI_SETTING_REAL, FIELD(damping), 0, 0, 1e3, {NULL}, true},
+    {"quantize", "order", CHOICE(activation_order), {"natural", "activation"}, true},
+    {"quantize", "error_decay", QNI_SETTING_REAL, FIELD(error_decay), 0, 0, 1, {NULL}, true},
+    {"quantize", "inputs", CHOICE(student_inputs), {"teacher", "student"}, true},
+    {"quantize", "target_blend", QNI_SETTING_REAL, FIELD(target_blend), 0, 0, 1, {NULL}, true},
+    {"rescue", "max_fraction", QNI_SETTING_REAL, FIELD(max_rescue_fraction), 0, 0, 1, {NULL}, false},
+};
 
-/* libcyaml explains itself in log lines: what is wrong, then where, from the innermost place outwards. */
-typedef struct yaml_log {
-    char what[300];
-    char field[64]; /* the innermost one; empty for a key that no field has */
-    long line;
-} yaml_log;
+bool qn_recipe_calibrates(const qn_recipe *recipe) {
+    return recipe->fit != QN_RECIPE_CLOSED_FORM;
+}
 
-__attribute__((format(printf, 3, 0))) static void collect_log(cyaml_log_t level, void *user,
-                                                              const char *format, va_list arguments) {
-    static const char prefix[] = "Load: ", place[] = "(line: ", field[] = "in mapping field '";
-    yaml_log *log = user;
-    char text[300];
-    if (level < CYAML_LOG_ERROR || vsnprintf(text, sizeof text, format, arguments) < 0) return;
-    text[strcspn(text, "\n")] = 0;
-    const char *at = strstr(text, place);
-    if (!log->what[0]) {
-        const bool prefixed = strncmp(text, prefix, sizeof prefix - 1) == 0;
-        snprintf(log->what, sizeof log->what, "%s", text + (prefixed ? sizeof prefix - 1 : 0));
-    } else if (at && log->line == 0) {
-        log->line = strtol(at + sizeof place - 1, NULL, 10);
-        at = strstr(text, field);
-        if (at)
-            snprintf(log->field, sizeof log->field, "%.*s", (int)strcspn(at + sizeof field - 1, "'"),
-                     at + sizeof field - 1);
+static unsigned choice_of(const qn_recipe *recipe, const qni_setting *s) {
+    unsigned value = 0; /* little endian, as all else of Quern: checked when it is built */
+    memcpy(&value, (const char *)recipe + s->offset, s->n_bytes);
+    return value;
+}
+
+static int print_setting(const qn_recipe *recipe, const qni_setting *s, char *out, size_t n_bytes) {
+    const void *field = (const char *)recipe + s->offset;
+    int64_t integer;
+    double real;
+    switch (s->kind) {
+    case QNI_SETTING_INTEGER:
+        memcpy(&integer, field, sizeof integer);
+        return snprintf(out, n_bytes, "%s.%s %lld\n", s->stage, s->key, (long long)integer);
+    case QNI_SETTING_REAL:
+        memcpy(&real, field, sizeof real);
+        return snprintf(out, n_bytes, "%s.%s %.17g\n", s->stage, s->key, real);
+    case QNI_SETTING_CHOICE:
+        return snprintf(out, n_bytes, "%s.%s %s\n", s->stage, s->key, s->words[choice_of(recipe, s)]);
     }
+    return 0;
 }
 
-/* The first line from FROM on that has `KEY:` outside of a comment; FROM when there is none. */
-static long line_of_key(const char *path, const char *key, long from) {
-    FILE *file = fopen(path, "re");
-    char text[512];
-    long line = 1, found = from;
-    for (; file && fgets(text, sizeof text, file); line++) {
-        text[strcspn(text, "#")] = 0;
-        const char *at = strstr(text, key);
-        if (line < from || !at || at[strlen(key)] != ':') continue;
-        found = line;
-        break;
+qn_status qni_recipe_seal(qn_recipe *recipe, qn_error *err) {
+    char text[2048];
+    size_t n = (size_t)snprintf(text, sizeof text, "quern recipe 2\n%s",
+                                recipe->automatic_groups ? "or coarser groups\n" : "");
+    for (int i = 0; i < QNI_SETTING_COUNT && n < sizeof text; i++) {
+        if (qni_settings[i].calibrated && !qn_recipe_calibrates(recipe)) continue;
+        n += (size_t)print_setting(recipe, &qni_settings[i], text + n, sizeof text - n);
     }
-    if (file) (void)fclose(file);
-    return found;
+    if (n >= sizeof text) return qn_fail(err, QN_E_INTERNAL, "a recipe's canonical form is too long");
+    return qn_sha256_of_memory(text, n, recipe->sha256, err);
 }
 
-static qn_status fail_yaml(const char *path, cyaml_err_t status, yaml_log *log, qn_error *err) {
-    static const char unknown[] = "Unexpected key: ";
-    char place[32] = "";
-    /* libcyaml gives the line of what comes before an unknown key. */
-    if (strncmp(log->what, unknown, sizeof unknown - 1) == 0)
-        log->line = line_of_key(path, log->what + sizeof unknown - 1, log->line);
-    if (log->line) snprintf(place, sizeof place, "%ld: ", log->line);
-    return qn_fail(err, QN_E_FORMAT, "%s:%s%s%s%s%s", path,
-                   log->line ? place : " not a recipe: ", log->what[0] ? log->what : cyaml_strerror(status),
-                   log->field[0] ? " (in '" : "", log->field, log->field[0] ? "')" : "");
-}
-
-static qn_status seal(qn_recipe *recipe, qn_error *err) {
-    char canonical[256];
-    int n = snprintf(canonical, sizeof canonical,
-                     "quern recipe 1\ngroup_size %d%s\nrule %d\nmax_fraction %.17g\n", recipe->group_size,
-                     recipe->automatic_groups ? " or coarser" : "", (int)recipe->rule,
-                     recipe->max_rescue_fraction);
-    return qn_sha256_of_memory(canonical, (size_t)n, recipe->sha256, err);
+qn_recipe qni_recipe_base(qn_track track, bool calibrated) {
+    qn_recipe recipe = {.name = "fast",
+                        .group_size = track == QN_TRACK_BINARY ? BINARY_GROUP_SIZE : TERNARY_GROUP_SIZE,
+                        .automatic_groups = !calibrated,
+                        .rule = QN_FIT_OPTIMAL,
+                        .max_rescue_fraction = qn_profile_builtin(track).rescue_fraction};
+    if (!calibrated) return recipe;
+    snprintf(recipe.name, sizeof recipe.name, "%s", qn_track_name(track));
+    recipe.fit = QN_RECIPE_DESCENT;
+    recipe.tokens = 65536;
+    recipe.context = 512;
+    recipe.fisher_tokens = 16384;
+    recipe.lines = QN_AXIS_COLUMNS;
+    recipe.planes = 2;
+    recipe.sweeps = 4;
+    recipe.scales = QN_SCALE_LOG6;
+    recipe.damping = 0.01;
+    recipe.error_decay = 1.0;
+    recipe.target_blend = 0.5;
+    recipe.activation_order = true;
+    recipe.student_inputs = true;
+    return recipe;
 }
 
 qn_status qn_recipe_builtin(const char *name, qn_track track, qn_recipe *out, qn_error *err) {
-    if (name && strcmp(name, "fast") != 0)
-        return qn_fail(err, QN_E_ARGUMENT, "no built-in recipe '%s'; there is: fast (or give a .yaml file)",
-                       name);
-    qn_recipe recipe = {.name = "fast",
-                        .group_size = track == QN_TRACK_BINARY ? BINARY_GROUP_SIZE : TERNARY_GROUP_SIZE,
-                        .automatic_groups = true,
-                        .rule = QN_FIT_OPTIMAL,
-                        .max_rescue_fraction = qn_profile_builtin(track).rescue_fraction};
-    QN_TRY(seal(&recipe, err));
+    const char *wanted = name ? name : "fast";
+    const bool is_strict = strcmp(wanted, "strict") == 0;
+    const bool is_best = strcmp(wanted, qn_track_name(track)) == 0;
+    if (!is_strict && !is_best && strcmp(wanted, "fast") != 0)
+        return qn_fail(
+            err, QN_E_ARGUMENT,
+            "no built-in recipe '%s' for the %s track; there are: fast, %s, strict (or give a .yaml file)",
+            wanted, qn_track_name(track), qn_track_name(track));
+    qn_recipe recipe = qni_recipe_base(track, is_strict || is_best);
+    if (is_strict) {
+        snprintf(recipe.name, sizeof recipe.name, "strict");
+        recipe.lines = QN_AXIS_ROWS;
+        recipe.planes = 1;
+        recipe.scales = QN_SCALE_F16;
+    }
+    QN_TRY(qni_recipe_seal(&recipe, err));
     *out = recipe;
     return QN_OK;
 }
 
-int32_t qn_recipe_coarser_group(int32_t group_size) {
+int64_t qn_recipe_coarser_group(int64_t group_size) {
     if (group_size == 0) return -1;
     return group_size < COARSEST_GROUP_SIZE ? 2 * group_size : 0;
-}
-
-static qn_status fail_value(const char *path, const char *key, const char *text, const char *expected,
-                            qn_error *err) {
-    const char *dot = strchr(key, '.');
-    return qn_fail(err, QN_E_VALUE, "%s:%ld: %s is '%.40s'; expected %s", path, line_of_key(path, dot + 1, 1),
-                   key, text, expected);
-}
-
-static qn_status apply_quantize(const recipe_quantize *q, const char *path, qn_recipe *recipe,
-                                qn_error *err) {
-    if (q->rule) recipe->rule = (qn_fit_rule)*q->rule;
-    if (!q->group_size) return QN_OK;
-    char *end = NULL, expected[64];
-    const long long group_size = strtoll(q->group_size, &end, 10);
-    snprintf(expected, sizeof expected, "an integer, 0 (whole row) to %d", MAX_GROUP_SIZE);
-    if (end == q->group_size || *end || group_size < 0 || group_size > MAX_GROUP_SIZE)
-        return fail_value(path, "quantize.group_size", q->group_size, expected, err);
-    recipe->group_size = (int32_t)group_size;
-    recipe->automatic_groups = false;
-    return QN_OK;
-}
-
-static qn_status apply_rescue(const recipe_rescue *r, const char *path, qn_recipe *recipe, qn_error *err) {
-    if (!r->max_fraction) return QN_OK;
-    char *end = NULL;
-    const double fraction = strtod(r->max_fraction, &end);
-    if (end == r->max_fraction || *end || !(fraction >= 0 && fraction <= 1))
-        return fail_value(path, "rescue.max_fraction", r->max_fraction, "a number, 0 to 1", err);
-    recipe->max_rescue_fraction = fraction;
-    return QN_OK;
-}
-
-static qn_status apply(const recipe_file *file, const char *path, qn_recipe *recipe, qn_error *err) {
-    snprintf(recipe->name, sizeof recipe->name, "%s", file->name);
-    if (file->quantize) QN_TRY(apply_quantize(file->quantize, path, recipe, err));
-    if (file->rescue) QN_TRY(apply_rescue(file->rescue, path, recipe, err));
-    return seal(recipe, err);
-}
-
-qn_status qn_recipe_load(const char *path, qn_track track, qn_recipe *out, qn_error *err) {
-    qn_recipe recipe;
-    QN_TRY(qn_recipe_builtin(NULL, track, &recipe, err));
-    if (access(path, R_OK) != 0) return qn_fail_errno(err, "cannot read recipe %s", path);
-
-    yaml_log log = {0};
-    const cyaml_config_t config = {
-        .log_fn = collect_log, .log_ctx = &log, .log_level = CYAML_LOG_WARNING, .mem_fn = cyaml_mem};
-    recipe_file *file = NULL;
-    cyaml_err_t status = cyaml_load_file(path, &config, &k_file_schema, (cyaml_data_t **)&file, NULL);
-    if (status != CYAML_OK) return fail_yaml(path, status, &log, err);
-    if (!file) return qn_fail(err, QN_E_FORMAT, "%s: not a recipe: the file is empty", path);
-    qn_status st = apply(file, path, &recipe, err);
-    if (st == QN_OK) *out = recipe;
-    (void)cyaml_free(&config, &k_file_schema, file, 0);
-    return st;
 }

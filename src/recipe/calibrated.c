@@ -1,0 +1,213 @@
+#include "recipe/calibrated.h"
+
+#include "base/alloc.h"
+#include "quern/text/leak_check.h"
+#include "recipe/prefix.h"
+
+#include <stdlib.h>
+
+#include "base/banned.h"
+
+/* E (w - q)^2 / E w^2 of normal weights in each kind of band at the scales that are best for them: 1 - 2/pi for signs, the other
+ * native codes by numerical integration, q4 at the best of the clips that the fit tries. */
+static const double k_error_of_planes[QN_CODE_TERNARY + 1][QN_MAX_PLANES] = {
+    [QN_CODE_SIGN] = {0.3634, 0.1188}, [QN_CODE_TERNARY] = {0.1902, 0.0280}};
+static const double k_q4_error = 0.0115;
+
+enum {
+    Q4_GROUP_SIZE = 128,
+    MAX_PLANS = 16 /* of one file: each hands the next what the bytes around the matrices really are */
+};
+
+static const char *tokenizer_of(const qn_compress_options *o) {
+    return o->tokenizer ? o->tokenizer : o->model;
+}
+
+/* Text that holds the evaluation documents would make every figure a lie. */
+static qn_status check_leak(const qn_compress_options *o, const qn_documents *text,
+                            const qn_tokenizer *tokenizer, const qn_context *ctx, qn_error *err) {
+    qn_documents evaluation = {0};
+    qn_leak_report report;
+    if (!o->documents) return QN_OK;
+    QN_TRY(qn_documents_open(o->documents, &evaluation, err));
+    qn_status status = qn_leak_check(text, &evaluation, tokenizer, QN_LEAK_NGRAM, &report, err);
+    if (status == QN_OK) status = qn_leak_judge(&report, o->allow_leak, ctx, err);
+    qn_documents_release(&evaluation);
+    return status;
+}
+
+static qn_status read_text(qni_calibrated *c, const qn_context *ctx, qn_error *err) {
+    const qn_compress_options *o = c->options;
+    qn_tokenizer *tokenizer = NULL;
+    qn_documents documents = {0};
+    if (!o->text)
+        return qn_fail(err, QN_E_ARGUMENT,
+                       "recipe '%s' calibrates: give calibration text (--text FILE), or the data-free recipe "
+                       "(--recipe fast)",
+                       o->recipe->name);
+    qn_status status = qn_tokenizer_open(tokenizer_of(o), &tokenizer, err);
+    if (status == QN_OK) status = qn_documents_open(o->text, &documents, err);
+    if (status == QN_OK) status = check_leak(o, &documents, tokenizer, ctx, err);
+    if (status == QN_OK)
+        status = qn_calibration_text_make(&documents, o->text, tokenizer, qn_model_config(c->model),
+                                          o->recipe->context, o->recipe->tokens, ctx, &c->text, err);
+    qn_documents_release(&documents);
+    qn_tokenizer_free(tokenizer);
+    return status;
+}
+
+static qn_status measure_loss(qni_calibrated *c, const qn_context *ctx, qn_error *err) {
+    const qn_recipe *recipe = c->options->recipe;
+    const qni_loss_model_options options = {.compute = QN_COMPUTE_F32,
+                                            .damping = recipe->damping,
+                                            .activation_order = recipe->activation_order,
+                                            .seed = c->options->seed};
+    qn_calibration_text part = {0};
+    QN_TRY(qn_calibration_text_part(&c->text, recipe->fisher_tokens, &part, err));
+    const qn_sequences sequences = qn_calibration_sequences(&c->text),
+                       fisher = qn_calibration_sequences(&part);
+    const qn_status status =
+        qni_loss_model_measure(c->model, &sequences, &fisher, &options, ctx, &c->loss, err);
+    qn_calibration_text_release(&part);
+    return status;
+}
+
+qn_status qni_calibrated_open(const qn_compress_options *options, const qn_model *model,
+                              const qn_context *ctx, qni_calibrated *out, qn_error *err) {
+    qni_calibrated c = {.options = options, .model = model};
+    c.layout = qn_checkpoint_layout(qn_model_checkpoint(model));
+    qn_status status = read_text(&c, ctx, err);
+    if (status == QN_OK) status = measure_loss(&c, ctx, err);
+    if (status == QN_OK) {
+        *out = c;
+    } else {
+        qni_calibrated_close(&c);
+    }
+    return status;
+}
+
+static void release_choices(qni_calibrated *c) {
+    for (int64_t i = 0; c->choices && i < c->layout->n; i++) qni_plan_choice_release(&c->choices[i]);
+}
+
+void qni_calibrated_close(qni_calibrated *c) {
+    release_choices(c);
+    free(c->choices);
+    free(c->shapes);
+    qni_loss_model_release(&c->loss);
+    qn_calibration_text_release(&c->text);
+    *c = (qni_calibrated){0};
+}
+
+/* Embedding and head are cut by rows: a row is a token. */
+static qni_plan_matrix matrix_of(const qni_calibrated *c, int64_t entry) {
+    const qn_layout_entry *e = &c->layout->entries[entry];
+    const qn_axis axis = e->layer < 0 ? QN_AXIS_ROWS : c->options->recipe->lines;
+    return (qni_plan_matrix){.rows = e->rows,
+                             .cols = e->cols,
+                             .axis = axis,
+                             .sensitivity =
+                                 axis == QN_AXIS_ROWS ? c->loss.rows[entry] : c->loss.columns[entry]};
+}
+
+static void find_kinds(const qn_recipe *recipe, qn_track track,
+                       qni_band_kind_options kinds[QNI_BAND_KIND_COUNT]) {
+    const qn_code native = track == QN_TRACK_BINARY ? QN_CODE_SIGN : QN_CODE_TERNARY;
+    const qn_codec codec = {native, (int32_t)recipe->group_size, recipe->scales};
+    const qn_codec q4 = {QN_CODE_Q4, Q4_GROUP_SIZE, recipe->scales}, none = {0};
+    kinds[QNI_BAND_SINGLE] = (qni_band_kind_options){codec, k_error_of_planes[native][0]};
+    kinds[QNI_BAND_DOUBLE] =
+        (qni_band_kind_options){recipe->planes > 1 ? codec : none, k_error_of_planes[native][1]};
+    kinds[QNI_BAND_Q4] = (qni_band_kind_options){recipe->max_rescue_fraction > 0 ? q4 : none, k_q4_error};
+}
+
+/* One plan with that many bytes for the matrices. */
+static qn_status plan_matrices(qni_calibrated *c, const qni_plan_limits *limits, int64_t *least_bytes,
+                               qn_error *err) {
+    const int64_t n = c->layout->n_matrices;
+    qni_band_kind_options kinds[QNI_BAND_KIND_COUNT];
+    qni_plan_matrix *matrices = qni_alloc_array(n, sizeof *matrices);
+    qni_plan_choice *choices = qni_alloc_array(n, sizeof *choices);
+    qn_status status = matrices && choices ? QN_OK : qni_fail_nomem(err, "a plan");
+    if (status == QN_OK) {
+        int64_t k = 0;
+        for (int64_t i = 0; i < c->layout->n; i++)
+            if (c->layout->entries[i].is_matrix) matrices[k++] = matrix_of(c, i);
+        find_kinds(c->options->recipe, c->options->profile->track, kinds);
+        status = qni_plan(matrices, n, kinds, limits, choices, least_bytes, err);
+    }
+    if (status == QN_OK) {
+        int64_t k = 0;
+        release_choices(c);
+        for (int64_t i = 0; i < c->layout->n; i++) {
+            if (!c->layout->entries[i].is_matrix) continue;
+            c->choices[i] = choices[k++];
+            c->shapes[i] = c->choices[i].shape;
+        }
+    }
+    free(choices);
+    free(matrices);
+    return status;
+}
+
+static int64_t matrix_bytes(const qni_calibrated *c) {
+    int64_t bytes = 0;
+    for (int64_t i = 0; i < c->layout->n; i++)
+        if (c->layout->entries[i].is_matrix) bytes += c->choices[i].n_bytes;
+    return bytes;
+}
+
+qn_status qni_calibrated_plan(qni_calibrated *c, const qn_artifact_plan *plan, int64_t budget_bytes,
+                              int64_t max_q4_weights, int64_t *minimum_bytes, qn_error *err) {
+    qni_plan_limits limits = {.max_bytes = budget_bytes, .max_q4_weights = max_q4_weights};
+    int64_t need = 0, least = 0;
+    c->choices = qni_alloc_array(c->layout->n, sizeof *c->choices);
+    c->shapes = qni_alloc_array(c->layout->n, sizeof *c->shapes);
+    if (!c->choices || !c->shapes) return qni_fail_nomem(err, "a plan");
+    /* What stands around the matrices depends a little on their shapes. */
+    for (int round = 0; round < MAX_PLANS; round++) {
+        const qn_status status = plan_matrices(c, &limits, &least, err);
+        *minimum_bytes = need - (round ? matrix_bytes(c) : 0) + least;
+        QN_TRY(status);
+        QN_TRY(qn_artifact_plan_need(plan, c->shapes, &need, err));
+        *minimum_bytes = need - matrix_bytes(c) + least;
+        if (need <= budget_bytes) return QN_OK;
+        limits.max_bytes -= need - budget_bytes;
+    }
+    return qn_fail(err, QN_E_BUDGET, "no plan fits %lld bytes", (long long)budget_bytes);
+}
+
+qn_status qni_calibrated_run(qni_calibrated *c, const qni_matrix_store *store, const qn_context *ctx,
+                             qn_error *err) {
+    static const qn_hessian_method methods[] = {[QN_RECIPE_WEIGHTED] = QN_HESSIAN_WEIGHTED,
+                                                [QN_RECIPE_FEEDBACK] = QN_HESSIAN_FEEDBACK,
+                                                [QN_RECIPE_DESCENT] = QN_HESSIAN_DESCENT};
+    const qn_recipe *recipe = c->options->recipe;
+    const qn_config *config = qn_model_config(c->model);
+    const qn_sequences sequences = qn_calibration_sequences(&c->text);
+    qni_prefix_job job = {.sequences = &sequences,
+                          .choices = c->choices,
+                          .store = store,
+                          .options = {.compute = QN_COMPUTE_F32,
+                                      .fit = qn_hessian_fit_defaults(),
+                                      .student_inputs = recipe->student_inputs,
+                                      .target_blend = recipe->target_blend,
+                                      .target_ridge = 0.03}};
+    job.options.fit.method = methods[recipe->fit];
+    job.options.fit.damping = recipe->damping;
+    job.options.fit.activation_order = recipe->activation_order;
+    job.options.fit.error_decay = recipe->error_decay;
+    job.options.fit.sweeps = (int)recipe->sweeps;
+
+    float *metric = qni_alloc_array(config->hidden_size * config->hidden_size, sizeof *metric);
+    if (!metric) return qni_fail_nomem(err, "second moments");
+    qni_loss_model_embedding_metric(&c->loss, config->tie_word_embeddings, metric);
+    job.embedding_metric = metric;
+    qn_status status = qn_model_open(c->options->model, &job.teacher, err);
+    if (status == QN_OK) status = qn_model_open(c->options->model, &job.student, err);
+    if (status == QN_OK) status = qni_prefix_run(&job, ctx, NULL, err);
+    qn_model_close(job.student);
+    qn_model_close(job.teacher);
+    free(metric);
+    return status;
+}

@@ -1,0 +1,37 @@
+/* The calibrated path of the main job: calibration text in, a plan of bands, and every matrix compressed in the store. */
+#ifndef QUERN_SRC_RECIPE_CALIBRATED_H
+#define QUERN_SRC_RECIPE_CALIBRATED_H
+
+#include "quern/artifact/artifact.h"
+#include "quern/fit/calibrate.h"
+#include "quern/recipe/compress.h"
+#include "recipe/loss_model.h"
+#include "recipe/matrix_store.h"
+#include "recipe/planner.h"
+
+typedef struct qni_calibrated {
+    const qn_compress_options *options; /* borrowed, as are model and layout */
+    const qn_model *model;
+    const qn_layout *layout;
+    qn_calibration_text text;
+    qni_loss_model loss;
+    qni_plan_choice *choices; /* owned [layout.n], matrices only */
+    qn_encoded *shapes;       /* owned [layout.n]: of the choices, for the artifact's plan */
+} qni_calibrated;
+
+/* Reads the calibration text, refuses one that holds the evaluation documents, and measures the loss model. */
+QN_NODISCARD qn_status qni_calibrated_open(const qn_compress_options *options, const qn_model *model,
+                                           const qn_context *ctx, qni_calibrated *out, qn_error *err);
+void qni_calibrated_close(qni_calibrated *c);
+
+/* Chooses bands so that the whole file fits BUDGET_BYTES with at most MAX_Q4_WEIGHTS rescued. QN_E_BUDGET: it cannot,
+ * *minimum_bytes says what it takes. */
+QN_NODISCARD qn_status qni_calibrated_plan(qni_calibrated *c, const qn_artifact_plan *plan,
+                                           int64_t budget_bytes, int64_t max_q4_weights,
+                                           int64_t *minimum_bytes, qn_error *err);
+
+/* Compresses every matrix into STORE (prefix.h). */
+QN_NODISCARD qn_status qni_calibrated_run(qni_calibrated *c, const qni_matrix_store *store,
+                                          const qn_context *ctx, qn_error *err);
+
+#endif
