@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/json.h"
 #include "base/mapping.h"
+#include "base/memory.h"
 #include "checkpoint/dense_write.h"
 #include "fit/train_run.h"
 #include "quern/base/writer.h"
@@ -17,7 +18,11 @@
 
 #include "base/banned.h"
 
-enum { RECENT_STEPS = 50 };
+enum {
+    RECENT_STEPS = 50,
+    BYTES_A_PARAMETER = 16, /* master, gradient, two moments */
+    KEPT_PART = 4 /* of the memory that is left: the files of a saved state want a place in the cache, too */
+};
 
 typedef struct train {
     const qn_train_options *options;
@@ -29,6 +34,7 @@ typedef struct train {
     qn_model *model;
     char *state_folder, *identity_path, *config_path; /* owned; below OUT */
     int64_t first_step, saved_step;                   /* of this call; -1: none yet */
+    int64_t keep_bytes;
     bool is_finished;
 
     qn_packing_order order;
@@ -172,6 +178,13 @@ static qn_status take_up(train *t, qn_error *err) {
     return open_model(t, err);
 }
 
+/* Asked before the weights are touched, so that what they will take is still in it. */
+static int64_t bytes_to_keep(const train *t) {
+    if (t->options->keep_bytes >= 0) return t->options->keep_bytes;
+    const int64_t left = qni_available_bytes() - BYTES_A_PARAMETER * t->inputs.layout.n_parameters;
+    return left > 0 ? left / KEPT_PART : 0;
+}
+
 /* ---- one step ---- */
 
 static qn_status alloc_batch(train *t, qn_error *err) {
@@ -206,7 +219,8 @@ typedef struct step_report {
 static qn_status run_step(train *t, int64_t step, step_report *report, qn_error *err) {
     const qn_train_options *o = t->options;
     const double n_targets = (double)(o->batch * o->accumulate * (o->context - 1));
-    const qn_loss_options loss_options = {.compute = o->compute, .ce_weight = 1.0, .scale = 1.0 / n_targets};
+    const qn_loss_options loss_options = {
+        .compute = o->compute, .ce_weight = 1.0, .scale = 1.0 / n_targets, .keep_bytes = t->keep_bytes};
     const qn_sequences sequences = {.ids = t->ids, .starts = t->starts, .n = o->batch};
     double nats = 0;
     qn_gradients_clear(&t->weights.gradients, &t->inputs.layout);
@@ -343,6 +357,7 @@ static qn_status finish(train *t, qn_train_result *result, qn_error *err) {
 }
 
 static qn_status run_unfinished(train *t, qn_train_result *result, qn_error *err) {
+    t->keep_bytes = bytes_to_keep(t);
     QN_TRY(alloc_batch(t, err));
     QN_TRY(qni_train_metrics_open(t->options->out, &t->metrics, err));
     QN_TRY(take_up(t, err));

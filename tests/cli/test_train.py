@@ -55,7 +55,7 @@ class Train(support.CliTest):
         self.assertEqual(child.returncode, 1, error)
         self.assertRegex(error, r"stopped after step \d+ of 400.*--resume")
         self.assertFalse((parts / "config.json").exists())
-        self.quern(*options, "-o", parts, "--resume", "--threads", 1)
+        self.quern(*options, "-o", parts, "--resume", "--threads", 1, "--keep-mib", 0)
         for name in ("model.safetensors", "config.json", "train.json"):
             self.assertEqual((whole / name).read_bytes(), (parts / name).read_bytes(), name)
 
@@ -63,6 +63,7 @@ class Train(support.CliTest):
         self.assert_refused("train", "--text", self.text, "-o", self.root / "out", code=2, words="config")
         run = [*self.common, "-o", self.root / "out", "--steps", 2]
         self.assert_refused(*run, "--lr", -1, code=2, words="learning rate -1")
+        self.assert_refused(*run, "--keep-mib", -1, code=2, words="--keep-mib -1")
         self.assert_refused(*run, "--schedule", "linear", code=2, words=["'linear'", "cosine"])
         self.assert_refused(*run, "--dtype", "I8", code=2, words="I8")
         self.assert_refused(*run, "--resume", code=2, words="no run to resume")
