@@ -43,6 +43,7 @@
 #include "quern/codec/codec.h"
 #include "quern/fit/adamw.h"
 #include "quern/fit/closed_form.h"
+#include "quern/fit/moments.h"
 #include "quern/fit/rowmix.h"
 #include "quern/fit/schedule.h"
 #include "quern/fit/second_moments.h"
