@@ -1,6 +1,7 @@
 #include "quern/fit/train.h"
 
 #include "base/alloc.h"
+#include "base/aside.h"
 #include "base/json.h"
 #include "base/mapping.h"
 #include "base/memory.h"
@@ -18,6 +19,7 @@
 
 #include "base/banned.h"
 
+#define IDENTITY_FILE "train.json"
 enum {
     RECENT_STEPS = 50,
     BYTES_A_PARAMETER = 16, /* master, gradient, two moments */
@@ -113,21 +115,25 @@ static qn_status claim_folder(train *t, const json_t *identity, qn_error *err) {
     if (t->options->resume && !exists(out))
         return qn_fail(err, QN_E_ARGUMENT, "%s: there is no run to resume", out);
     QN_TRY(make_folder(out, err));
+    if (t->options->resume) qni_aside_sweep(out, IDENTITY_FILE);
     if (t->options->resume && exists(t->identity_path)) {
         QN_TRY(compare_identity(t, identity, err));
+        qni_aside_sweep(out, NULL);
         t->is_finished = exists(t->config_path) && !exists(t->state_folder);
     } else {
         QN_TRY(check_empty(out, err));
         QN_TRY(write_identity(t, identity, err));
     }
-    return t->is_finished ? QN_OK : make_folder(t->state_folder, err);
+    if (!t->is_finished) return make_folder(t->state_folder, err);
+    qni_train_state_remove(t->state_folder); /* a kill may have left part of it */
+    return QN_OK;
 }
 
 static qn_status enter_folder(train *t, qn_error *err) {
     const char *out = t->options->out;
     json_t *identity = NULL;
     if (asprintf(&t->state_folder, "%s/state", out) < 0) t->state_folder = NULL;
-    if (asprintf(&t->identity_path, "%s/train.json", out) < 0) t->identity_path = NULL;
+    if (asprintf(&t->identity_path, "%s/" IDENTITY_FILE, out) < 0) t->identity_path = NULL;
     if (asprintf(&t->config_path, "%s/config.json", out) < 0) t->config_path = NULL;
     if (!t->state_folder || !t->identity_path || !t->config_path) return qni_fail_nomem(err, out);
     QN_TRY(qni_train_identity(t->options, &t->inputs, t->ctx, &identity, err));
