@@ -58,6 +58,7 @@
 #include "quern/tensor/dtype.h"
 #include "quern/tensor/isa.h"
 #include "quern/text/documents.h"
+#include "quern/text/leak_check.h"
 #include "quern/text/packing.h"
 #include "quern/text/tokenizer.h"
 #include "quern/text/windows.h"
