@@ -4,8 +4,8 @@
 #include "quern/fit/fisher.h"
 #include "quern/model/gradient.h"
 
-#include "../model/naive_forward.h"
 #include "expect_error.h"
+#include "naive_forward.h"
 #include "tiny_model.h"
 
 #include <math.h>
