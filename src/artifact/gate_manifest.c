@@ -284,27 +284,43 @@ static qn_status check_payload(qni_verification *v, const json_t *manifest, qn_e
     return QN_OK;
 }
 
-/* Bytes by role of what is stored, and the rescued parameters. */
-static void count_stored(qni_verification *v) {
+static qn_status count_matrix(qni_verification *v, const char *name, const qn_encoded *e, int64_t *counted,
+                              qn_error *err) {
+    const char *feature = qn_profile_forbids(v->options->profile, e);
+    qn_part parts[QN_MAX_PARTS];
+    const int n = qn_encoded_parts(e, parts);
+
+    if (feature) {
+        return qni_reject(v, err, "reason=forbidden tensor=%.200s feature='%s' profile=%s", name, feature,
+                          v->options->profile->name);
+    }
+    for (int p = 0; p < n; p++) {
+        v->report->role_bytes[parts[p].role] += parts[p].n_bytes;
+        *counted += parts[p].n_bytes;
+        if (parts[p].role == QN_ROLE_RESCUE) v->report->rescued_parameters += parts[p].n_weights;
+    }
+    return QN_OK;
+}
+
+/* Bytes by role of what is stored, and the rescued parameters; nothing may be stored in a way that the profile forbids. */
+static qn_status count_stored(qni_verification *v, qn_error *err) {
     const qn_checkpoint *checkpoint = qn_model_checkpoint(v->model);
     const qn_layout *layout = qn_checkpoint_layout(checkpoint);
     int64_t *role_bytes = v->report->role_bytes, counted = 0;
 
     for (int64_t i = 0; i < layout->n; i++) {
         const qn_weight *w = qn_checkpoint_weight(checkpoint, i);
-        qn_part parts[QN_MAX_PARTS] = {{.role = QN_ROLE_SIDE, .view = w->dense}};
-        const int n = w->kind == QN_WEIGHT_ENCODED ? qn_encoded_parts(&w->encoded, parts) : 1;
-        for (int p = 0; p < n; p++) {
-            const int64_t bytes =
-                qn_view_elements(&parts[p].view) * (int64_t)qn_dtype_bytes(parts[p].view.dtype);
-            role_bytes[parts[p].role] += bytes;
-            counted += bytes;
+        if (w->kind == QN_WEIGHT_ENCODED) {
+            QN_TRY(count_matrix(v, layout->entries[i].name, &w->encoded, &counted, err));
+            continue;
         }
-        if (w->kind == QN_WEIGHT_ENCODED)
-            v->report->rescued_parameters += w->encoded.n_rescue_rows * w->encoded.cols;
+        const int64_t bytes = qn_view_elements(&w->dense) * (int64_t)qn_dtype_bytes(w->dense.dtype);
+        role_bytes[QN_ROLE_SIDE] += bytes;
+        counted += bytes;
     }
     role_bytes[QN_ROLE_METADATA] = v->file_bytes - counted;
     v->report->rescue_fraction = (double)v->report->rescued_parameters / (double)v->report->parameters;
+    return QN_OK;
 }
 
 static qn_status check_stored(qni_verification *v, const declared *d, qn_error *err) {
@@ -375,7 +391,7 @@ qn_status qni_gate_manifest(qni_verification *v, qn_error *err) {
     bool found = false;
     size_t index;
 
-    count_stored(v);
+    QN_TRY(count_stored(v, err));
     if (is_artifact && !qn_store_find(v->store, "quern.json", &index)) {
         return qni_reject(v, err, "reason=missing file=quern.json");
     }

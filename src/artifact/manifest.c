@@ -2,12 +2,10 @@
 #include "artifact/plan.h"
 
 #include "base/alloc.h"
-#include "quern/base/rng.h"
+#include "checkpoint/format.h"
 #include "quern/base/version.h"
 
 #include <jansson.h>
-#include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 
 #include "base/banned.h"
@@ -19,8 +17,7 @@ typedef struct role_count {
     bool present[QN_ROLE_COUNT];
 } role_count;
 
-static role_count count_entry(const qn_artifact_plan *plan, int64_t entry, qni_rows rows) {
-    const qn_layout_entry *t = &qn_checkpoint_layout(plan->source)->entries[entry];
+static role_count count_entry(const qn_layout_entry *t, const qn_encoded *shape) {
     role_count count = {0};
 
     if (!t->is_matrix) {
@@ -30,27 +27,22 @@ static role_count count_entry(const qn_artifact_plan *plan, int64_t entry, qni_r
         return count;
     }
     qn_part parts[QN_MAX_PARTS];
-    qn_encoded e = qni_plan_encoded(plan, entry, rows.rescued);
-    e.rows = rows.native + rows.rescued;
-    const int n = qn_encoded_parts(&e, parts);
+    const int n = qn_encoded_parts(shape, parts);
     for (int p = 0; p < n; p++) {
-        const int64_t elements = qn_view_elements(&parts[p].view);
-        count.bytes[parts[p].role] += elements * (int64_t)qn_dtype_bytes(parts[p].view.dtype);
+        count.bytes[parts[p].role] += parts[p].n_bytes;
+        count.parameters[parts[p].role] += parts[p].n_weights;
         count.present[parts[p].role] = true;
     }
-    const qn_role native = plan->native.code == QN_CODE_SIGN ? QN_ROLE_BINARY : QN_ROLE_TERNARY;
-    count.parameters[native] = rows.native * t->cols;
-    count.parameters[QN_ROLE_RESCUE] = rows.rescued * t->cols;
     return count;
 }
 
-qni_totals qni_count_totals(const qn_artifact_plan *plan, const qni_rows *rows, int64_t total_bytes) {
+qni_totals qni_count_totals(const qn_artifact_plan *plan, const qn_encoded *shapes, int64_t total_bytes) {
     const qn_layout *layout = qn_checkpoint_layout(plan->source);
     qni_totals totals = {0};
     int64_t bytes = 0;
 
     for (int64_t i = 0; i < layout->n; i++) {
-        const role_count count = count_entry(plan, i, rows[i]);
+        const role_count count = count_entry(&layout->entries[i], &shapes[i]);
         for (int r = 0; r < QN_ROLE_METADATA; r++) {
             totals.role_bytes[r] += count.bytes[r];
             totals.role_parameters[r] += count.parameters[r];
@@ -71,12 +63,12 @@ static bool add_entry(json_t *entries, const char *name, int role, int64_t param
                                            "bits", (json_int_t)(8 * n_bytes))) == 0;
 }
 
-static bool add_tensor_entries(json_t *entries, const qn_artifact_plan *plan, const qni_rows *rows) {
+static bool add_tensor_entries(json_t *entries, const qn_artifact_plan *plan, const qn_encoded *shapes) {
     const qn_layout *layout = qn_checkpoint_layout(plan->source);
     bool done = true;
 
     for (int64_t i = 0; done && i < layout->n; i++) {
-        const role_count count = count_entry(plan, i, rows[i]);
+        const role_count count = count_entry(&layout->entries[i], &shapes[i]);
         for (int r = 0; done && r < QN_ROLE_COUNT; r++) {
             if (!count.present[r]) continue;
             done = add_entry(entries, layout->entries[i].name, r, count.parameters[r], count.bytes[r]);
@@ -90,7 +82,7 @@ static json_t *make_entries(const qn_artifact_plan *plan, const qni_manifest_fac
     json_t *entries = json_array();
     bool done = entries != NULL;
 
-    if (done && !facts->summed) done = add_tensor_entries(entries, plan, facts->rows);
+    if (done && !facts->summed) done = add_tensor_entries(entries, plan, facts->sizing->shapes);
     for (int r = 0; done && facts->summed && r < QN_ROLE_METADATA; r++) {
         if (totals->role_bytes[r] == 0) continue;
         done = add_entry(entries, "model", r, totals->role_parameters[r], totals->role_bytes[r]);
@@ -110,19 +102,16 @@ static json_t *make_file(const qni_totals *totals, int64_t total_bytes) {
     return file;
 }
 
-static json_t *make_payload(const qn_artifact_plan *plan, const qni_manifest_facts *facts) {
+static json_t *make_payload(const qni_manifest_facts *facts) {
+    const qni_sizing *sizing = facts->sizing;
     json_t *payload = json_array();
     bool done = payload != NULL;
-    for (int64_t k = 0; done && k < plan->n_shards; k++) {
-        done = json_array_append_new(payload, json_pack("{s:s,s:I,s:s}", "name", plan->shards[k].name,
-                                                        "bytes", (json_int_t)facts->payload_bytes[k],
+    for (int64_t k = 0; done && k < sizing->n_shards; k++) {
+        done = json_array_append_new(payload, json_pack("{s:s,s:I,s:s}", "name", sizing->shards[k].name,
+                                                        "bytes", (json_int_t)qni_shard_bytes(sizing, k),
                                                         "sha256", facts->payload_sha256[k])) == 0;
     }
     return payload;
-}
-
-static json_t *make_codec(qn_codec codec) {
-    return json_pack("{s:s,s:i}", "code", qn_code_name(codec.code), "group_size", codec.group_size);
 }
 
 static json_t *make_provenance(const qn_artifact_plan *plan, const qni_manifest_facts *facts) {
@@ -132,18 +121,17 @@ static json_t *make_provenance(const qn_artifact_plan *plan, const qni_manifest_
 }
 
 static json_t *make_manifest(const qn_artifact_plan *plan, const qni_manifest_facts *facts) {
-    const qni_totals t = qni_count_totals(plan, facts->rows, facts->total_bytes);
+    const qni_totals t = qni_count_totals(plan, facts->sizing->shapes, facts->total_bytes);
     const double parameters = (double)t.parameters;
     const int64_t rescued = t.role_parameters[QN_ROLE_RESCUE];
     const int64_t bits = 8 * (facts->total_bytes - t.role_bytes[QN_ROLE_METADATA]);
 
-    return json_pack("{s:s,s:i,s:s,s:o,s:o,s:I,s:I,s:f,s:I,s:f,s:o,s:o,s:o,s:o}", "format", "quern",
-                     "version", 1, "track", qn_track_name(plan->profile.track), "native",
-                     make_codec(plan->native), "rescue", make_codec(plan->rescue), "total_parameters",
+    return json_pack("{s:s,s:i,s:s,s:I,s:I,s:f,s:I,s:f,s:o,s:o,s:o,s:o}", "format", "quern", "version",
+                     QNI_FORMAT, "track", qn_track_name(plan->profile.track), "total_parameters",
                      (json_int_t)t.parameters, "rescue_parameters", (json_int_t)rescued, "rescue_fraction",
                      (double)rescued / parameters, "total_bits", (json_int_t)bits, "bits_per_parameter",
                      (double)bits / parameters, "file", make_file(&t, facts->total_bytes), "payload",
-                     make_payload(plan, facts), "provenance", make_provenance(plan, facts), "entries",
+                     make_payload(facts), "provenance", make_provenance(plan, facts), "entries",
                      make_entries(plan, facts, &t));
 }
 

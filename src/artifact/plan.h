@@ -1,7 +1,8 @@
-/* What an artifact plan knows: the text members, the shards, and the size of everything in its two forms. */
+/* What an artifact plan knows: the text members, and for a set of shapes the shards and the size of everything. */
 #ifndef QUERN_SRC_ARTIFACT_PLAN_H
 #define QUERN_SRC_ARTIFACT_PLAN_H
 
+#include "artifact/archive.h"
 #include "quern/artifact/artifact.h"
 
 /* A member other than payload and manifest. The data is borrowed from the source's store, or owned. */
@@ -21,71 +22,65 @@ typedef struct qni_texts {
 typedef struct qni_shard {
     char name[64];
     int64_t first, n;     /* entries */
-    int64_t native_bytes; /* all rows in the native code, and the vectors */
-    int64_t mask_bytes;   /* masks of all its matrices */
-    int64_t header_bytes[2];
+    int64_t data_bytes;   /* of their tensors */
+    int64_t header_bytes; /* with the entry of the padding in the last shard */
 } qni_shard;
 
-/* An artifact has one of two forms: without any rescued row, or with room for rescued rows in every matrix.
- */
-typedef enum qni_form { QNI_PLAIN, QNI_RESCUED } qni_form;
-
-typedef struct qni_form_size {
-    int64_t manifest_bytes; /* as stored: deflated in an archive, padded in a folder */
-    int64_t total_bytes;    /* of the artifact without extra bytes */
-} qni_form_size;
+/* The artifact that a set of shapes makes. */
+typedef struct qni_sizing {
+    const qn_encoded *shapes; /* [layout.n] borrowed */
+    int64_t padding;          /* bytes of the tensor quern.padding in the last shard; -1: there is none */
+    qni_shard *shards;        /* owned */
+    int64_t n_shards;
+    qni_text config;        /* config.json: it names the shards */
+    int64_t manifest_bytes; /* the most that quern.json takes: deflated in an archive, as it is in a folder */
+    int64_t total_bytes;
+} qni_sizing;
 
 struct qn_artifact_plan {
     const qn_checkpoint *source; /* borrowed */
     qn_profile profile;
-    qn_codec native, rescue;
     bool as_archive;
+    int64_t max_shard_bytes;
     uint64_t seed;
     char *recipe_name, *recipe_sha256, *isa; /* owned */
-    qni_texts texts;
-    qni_shard *shards; /* owned */
-    int64_t n_shards;
-    int64_t max_extra; /* the most that rows within the profile's rescue fraction can cost */
-    qni_form_size form[2];
+    qni_texts texts;                         /* all but config.json */
+    qn_encoded *shapes;                      /* [layout.n] owned; NULL: nothing is fixed */
+    qni_sizing fixed;                        /* of these shapes, with the total that was asked for */
+    int64_t spare; /* bytes of that total which nothing but comment or spaces takes */
 };
 
-/* The last form the plan has: QNI_PLAIN when no row may be rescued. */
-qni_form qni_plan_last_form(const qn_artifact_plan *plan);
+void qni_text_release(qni_text *text);
+qni_zip_member qni_text_member(const qni_text *text);
+void qni_sizing_release(qni_sizing *sizing);
 
-/* Layout of the payload (payload.c). */
-QN_NODISCARD qn_status qni_plan_shards(qn_artifact_plan *plan, int64_t max_shard_bytes, qn_error *err);
-QN_NODISCARD qn_status qni_plan_headers(qn_artifact_plan *plan, qn_error *err);
+/* Cuts the payload into shards and finds the bytes of their headers (payload.c). */
+QN_NODISCARD qn_status qni_size_shards(const qn_artifact_plan *plan, qni_sizing *sizing, qn_error *err);
+QN_NODISCARD qn_status qni_size_headers(const qn_artifact_plan *plan, qni_sizing *sizing, qn_error *err);
 
-/* Shape of matrix ENTRY with that many rescued rows; no arrays. */
-qn_encoded qni_plan_encoded(const qn_artifact_plan *plan, int64_t entry, int64_t n_rescued);
+/* The header of shard K, owned by the caller. */
+QN_NODISCARD qn_status qni_shard_header(const qn_artifact_plan *plan, const qni_sizing *sizing, int64_t k,
+                                        uint8_t **header, size_t *n_bytes, qn_error *err);
+
+/* Bytes of the padding in shard K, and of the whole file. */
+int64_t qni_shard_padding(const qni_sizing *sizing, int64_t k);
+int64_t qni_shard_bytes(const qni_sizing *sizing, int64_t k);
 
 /* Dtype in which vector ENTRY is stored. */
 qn_dtype qni_plan_vector_dtype(const qn_artifact_plan *plan, int64_t entry);
 
-/* The header of shard S for the rows really rescued; `padding` >= 0 adds that much padding at the end.
- * *header is owned. */
-QN_NODISCARD qn_status qni_shard_header(const qn_artifact_plan *plan, const qni_shard *shard, qni_form form,
-                                        const int64_t *n_rescued_rows, int64_t padding, uint8_t **header,
-                                        size_t *n_bytes, qn_error *err);
-
-/* Bytes of the shard's arrays for the rows really rescued. */
-int64_t qni_shard_data_bytes(const qn_artifact_plan *plan, const qni_shard *shard,
-                             const int64_t *n_rescued_rows);
-
-/* Members that come with the source: config.json, loader, tokenizer and generation files (texts.c). */
+/* Members that come with the source: loader, tokenizer and generation files (texts.c). */
 QN_NODISCARD qn_status qni_texts_collect(const qn_artifact_plan *plan, bool with_tokenizer, qni_texts *out,
                                          qn_error *err);
 void qni_texts_release(qni_texts *texts);
 
-/* The manifest (manifest.c). */
-typedef struct qni_rows {
-    int64_t native, rescued;
-} qni_rows;
+/* Makes config.json for the shards that are known. */
+QN_NODISCARD qn_status qni_size_config(const qn_artifact_plan *plan, qni_sizing *sizing, qn_error *err);
 
+/* The manifest (manifest.c). */
 typedef struct qni_manifest_facts {
-    const qni_rows *rows;                        /* [layout.n], matrices only */
+    const qni_sizing *sizing;
     const char (*payload_sha256)[QN_SHA256_HEX]; /* [n_shards] */
-    const int64_t *payload_bytes;                /* [n_shards] */
     const char *source_sha256;
     int64_t total_bytes;
     bool summed; /* one entry a role instead of one for each tensor and role */
@@ -97,20 +92,24 @@ typedef struct qni_totals {
     int64_t parameters;
 } qni_totals;
 
-qni_totals qni_count_totals(const qn_artifact_plan *plan, const qni_rows *rows, int64_t total_bytes);
+qni_totals qni_count_totals(const qn_artifact_plan *plan, const qn_encoded *shapes, int64_t total_bytes);
 
 /* Compact JSON, owned by the caller. */
 QN_NODISCARD qn_status qni_manifest_render(const qn_artifact_plan *plan, const qni_manifest_facts *facts,
                                            char **text, size_t *n_bytes, qn_error *err);
 
-/* Sets manifest_bytes of both forms to a size that the real manifest cannot exceed. */
-QN_NODISCARD qn_status qni_plan_manifest(qn_artifact_plan *plan, qn_error *err);
+/* Sets manifest_bytes to a size that the real manifest cannot exceed; the shards are known. */
+QN_NODISCARD qn_status qni_size_manifest(const qn_artifact_plan *plan, qni_sizing *sizing, qn_error *err);
 
 /* The manifest of a finished payload, in at most RESERVE stored bytes: by tensor and role where that fits,
  * else summed by role, which always fits. *stored_bytes is its size in the archive (deflated) or folder. */
 QN_NODISCARD qn_status qni_manifest_fit(const qn_artifact_plan *plan, qni_manifest_facts *facts,
                                         int64_t reserve, char **text, size_t *n_bytes, int64_t *stored_bytes,
                                         qn_error *err);
+
+/* The tensor padding is worth its entry in the header from this many spare bytes on; fewer go into the archive's comment or
+ * behind the manifest. What the entry and longer numbers take is held back. */
+enum { QNI_PADDING_FROM = 4096, QNI_PADDING_COST = 1024 };
 
 /* The carried loader, generated from modeling_quern.py at build time. */
 extern const unsigned char qni_loader_source[];

@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "base/json.h"
+#include "checkpoint/format.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -68,9 +69,9 @@ static qn_status add_files(qn_checkpoint *c, const char **members, size_t n, con
 static qn_status open_payload(qn_checkpoint *c, const json_t *settings, const char *name, qn_error *err) {
     int64_t format = 0;
     QN_TRY(qni_json_get_i64(settings, "format", true, name, &format, err));
-    if (format != 1)
-        return qn_fail(err, QN_E_UNSUPPORTED, "%s: artifact format %lld, supported is 1: use a newer quern",
-                       name, (long long)format);
+    if (format != QNI_FORMAT)
+        return qn_fail(err, QN_E_UNSUPPORTED, "%s: artifact format %lld, supported is %d", name,
+                       (long long)format, QNI_FORMAT);
     const json_t *payload = json_object_get(settings, "payload");
     const size_t n = json_array_size(payload);
     const char **members = qni_alloc_array((int64_t)n, sizeof *members);

@@ -1,5 +1,6 @@
 /* The packed matrices of an artifact's payload files (docs/format.md). */
 #include "checkpoint/checkpoint_files.h"
+#include "checkpoint/format.h"
 
 #include "base/alloc.h"
 
@@ -9,55 +10,34 @@
 
 #include "base/banned.h"
 
-#define PADDING "quern.padding"
-
 static qn_status check_header(const qni_weight_file *file, qn_error *err) {
     const char *format = qn_safetensors_metadata(file->tensors, "format");
     const char *version = qn_safetensors_metadata(file->tensors, "version");
     if (!format || strcmp(format, "quern") != 0)
         return qn_fail(err, QN_E_FORMAT, "%s: __metadata__ has format '%.50s', expected 'quern'", file->name,
                        format ? format : "");
-    if (!version || strcmp(version, "1") != 0)
+    if (!version || strcmp(version, QNI_FORMAT_TEXT) != 0)
         return qn_fail(err, QN_E_UNSUPPORTED,
-                       "%s: payload version '%.50s', supported is '1': use a newer quern", file->name,
+                       "%s: payload version '%.50s', supported is '" QNI_FORMAT_TEXT "'", file->name,
                        version ? version : "");
     return QN_OK;
 }
 
-static bool same_type(const qn_view *a, const qn_view *b) {
-    if (a->dtype != b->dtype || a->n_dims != b->n_dims) return false;
-    for (int i = 0; i < a->n_dims; i++)
-        if (a->shape[i] != b->shape[i]) return false;
-    return true;
-}
-
-static void store_part(qn_encoded *e, const char *suffix, const void *data) {
-    if (strcmp(suffix, ".codes") == 0) e->codes = data;
-    if (strcmp(suffix, ".scales") == 0) e->scales = data;
-    if (strcmp(suffix, ".rescue_mask") == 0) e->rescue_mask = data;
-    if (strcmp(suffix, ".rescue_codes") == 0) e->rescue_codes = data;
-    if (strcmp(suffix, ".rescue_scales") == 0) e->rescue_scales = data;
-}
-
-static qn_status gather_part(const qni_weight_file *file, const char *matrix, const qn_part *part,
-                             qn_encoded *e, bool *taken, qn_error *err) {
-    char *tensor = NULL;
+/* The one tensor of a matrix: as many bytes as its shape takes. */
+static qn_status gather_block(const qni_weight_file *file, const char *matrix, qn_encoded *e, bool *taken,
+                              qn_error *err) {
+    const int64_t n_bytes = qn_encoded_bytes(e);
     size_t index = 0;
-    if (asprintf(&tensor, "%s%s", matrix, part->suffix) < 0) return qni_fail_nomem(err, matrix);
-    const bool found = qn_safetensors_find(file->tensors, tensor, &index);
-    free(tensor);
-    if (!found)
-        return qn_fail(err, QN_E_FORMAT, "%s: tensor '%s%s' is missing: the artifact is damaged", file->name,
-                       matrix, part->suffix);
+    if (!qn_safetensors_find(file->tensors, matrix, &index))
+        return qn_fail(err, QN_E_FORMAT, "%s: tensor '%s' is missing: the artifact is damaged", file->name,
+                       matrix);
     const qn_view *view = qn_safetensors_view(file->tensors, index);
-    if (!same_type(view, &part->view))
-        return qn_fail(
-            err, QN_E_SHAPE,
-            "%s: tensor '%s%s' is %s with %d dimensions [%lld, %lld], expected %s with %d [%lld, %lld]",
-            file->name, matrix, part->suffix, qn_dtype_name(view->dtype), view->n_dims,
-            (long long)view->shape[0], (long long)view->shape[1], qn_dtype_name(part->view.dtype),
-            part->view.n_dims, (long long)part->view.shape[0], (long long)part->view.shape[1]);
-    store_part(e, part->suffix, view->data);
+    if (view->dtype != QN_DTYPE_U8 || view->n_dims != 1 || view->shape[0] != n_bytes)
+        return qn_fail(err, QN_E_SHAPE,
+                       "%s: tensor '%s' is %s with %d dimensions [%lld, ...], expected U8 [%lld]", file->name,
+                       matrix, qn_dtype_name(view->dtype), view->n_dims,
+                       (long long)(view->n_dims > 0 ? view->shape[0] : 0), (long long)n_bytes);
+    qn_encoded_attach(e, view->data);
     taken[index] = true;
     return QN_OK;
 }
@@ -75,9 +55,7 @@ static qn_status gather_matrix(qn_checkpoint *c, int64_t entry, size_t f, const 
                        "%s: tensor '%s' is packed as %lldx%lld, config.json implies %lldx%lld", file->name,
                        expected->name, (long long)e.rows, (long long)e.cols, (long long)expected->rows,
                        (long long)expected->cols);
-    qn_part parts[QN_MAX_PARTS];
-    const int n = qn_encoded_parts(&e, parts);
-    for (int i = 0; i < n; i++) QN_TRY(gather_part(file, expected->name, &parts[i], &e, taken, err));
+    QN_TRY(gather_block(file, expected->name, &e, taken, err));
     QN_TRY(qni_checkpoint_claim(c, entry, f, err));
     c->weights[entry] = (qn_weight){.kind = QN_WEIGHT_ENCODED, .encoded = e};
     return QN_OK;
@@ -86,7 +64,8 @@ static qn_status gather_matrix(qn_checkpoint *c, int64_t entry, size_t f, const 
 static qn_status gather_vector(qn_checkpoint *c, int64_t entry, size_t f, size_t index, qn_error *err) {
     const qn_dtype dtype = qn_safetensors_view(c->files[f].tensors, index)->dtype;
     if (c->layout.entries[entry].is_matrix)
-        return qn_fail(err, QN_E_FORMAT, "%s: matrix '%s' is stored densely, expected a packed one",
+        return qn_fail(err, QN_E_FORMAT,
+                       "%s: matrix '%s' has no line in __metadata__, expected one that says how it is packed",
                        c->files[f].name, c->layout.entries[entry].name);
     if (dtype != QN_DTYPE_F16 && dtype != QN_DTYPE_BF16)
         return qn_fail(err, QN_E_SHAPE, "%s: vector '%s' is %s, expected F16 or BF16", c->files[f].name,
@@ -101,7 +80,7 @@ static qn_status gather_rest(qn_checkpoint *c, size_t f, const bool *taken, qn_e
     for (size_t i = 0; i < n; i++) {
         const char *name = qn_safetensors_tensor_name(tensors, i);
         if (taken[i]) continue;
-        if (f + 1 == c->n_files && i + 1 == n && strcmp(name, PADDING) == 0 &&
+        if (f + 1 == c->n_files && i + 1 == n && strcmp(name, QNI_PADDING_NAME) == 0 &&
             qn_safetensors_view(tensors, i)->dtype == QN_DTYPE_U8)
             continue;
         const int64_t entry = qni_checkpoint_find(c, name);

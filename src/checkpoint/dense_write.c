@@ -2,6 +2,7 @@
 #include "checkpoint/dense_write.h"
 
 #include "base/alloc.h"
+#include "checkpoint/companions.h"
 #include "checkpoint/config_write.h"
 #include "quern/base/writer.h"
 #include "quern/checkpoint/safetensors.h"
@@ -15,11 +16,6 @@
 
 #define DEFAULT_SHARD_BYTES (INT64_C(4) << 30)
 enum { BLOCK_WEIGHTS = 1 << 22 };
-
-/* Copied as they are, where the source has them. */
-static const char *const k_companions[] = {
-    "added_tokens.json",       "chat_template.jinja", "generation_config.json", "merges.txt",
-    "special_tokens_map.json", "tokenizer.json",      "tokenizer_config.json",  "vocab.json"};
 
 typedef struct dense_job {
     const qni_dense *source;
@@ -229,12 +225,13 @@ static qn_status write_index(const dense_job *job, qn_error *err) {
 static qn_status copy_companions(const dense_job *job, qn_error *err) {
     qn_store *store = job->source->companions;
     if (!store) return QN_OK;
-    for (size_t i = 0; i < sizeof k_companions / sizeof *k_companions; i++) {
+    for (size_t i = 0; i < QNI_N_COMPANIONS; i++) {
+        const char *name = qni_companions[i].name;
         const uint8_t *data = NULL;
         size_t index = 0, n_bytes = 0;
-        if (!qn_store_find(store, k_companions[i], &index)) continue;
-        QN_TRY(qn_store_map(store, k_companions[i], &data, &n_bytes, err));
-        QN_TRY(write_member(job, k_companions[i], data, n_bytes, err));
+        if (!qn_store_find(store, name, &index)) continue;
+        QN_TRY(qn_store_map(store, name, &data, &n_bytes, err));
+        QN_TRY(write_member(job, name, data, n_bytes, err));
     }
     return QN_OK;
 }

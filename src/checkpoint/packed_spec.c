@@ -1,4 +1,3 @@
-#include "codec/code_ops.h"
 #include "quern/checkpoint/checkpoint.h"
 
 #include <stdio.h>
@@ -7,14 +6,24 @@
 
 #include "base/banned.h"
 
-void qn_packed_spec_format(const qn_encoded *e, char *buffer, size_t n_bytes) {
-    snprintf(buffer, n_bytes, "%lldx%lld %s/%d %s/%d %lld", (long long)e->rows, (long long)e->cols,
-             qn_code_name(e->native.code), (int)e->native.group_size, qn_code_name(e->rescue.code),
-             (int)e->rescue.group_size, (long long)e->n_rescue_rows);
+static const char *const axis_names[] = {[QN_AXIS_ROWS] = "rows", [QN_AXIS_COLUMNS] = "columns"};
+
+void qn_packed_spec_format(const qn_encoded *e, char buffer[QN_PACKED_SPEC_BYTES]) {
+    const size_t size = QN_PACKED_SPEC_BYTES;
+    int n =
+        snprintf(buffer, size, "%lldx%lld %s", (long long)e->rows, (long long)e->cols, axis_names[e->axis]);
+    for (int b = 0; b < e->n_bands; b++) {
+        const qn_band *band = &e->bands[b];
+        const char *code = qn_code_name(band->codec.code), *scale = qn_scale_code_name(band->codec.scale);
+        n += snprintf(buffer + n, size - (size_t)n, " %lld %s%s%s/%d/%s", (long long)band->n_lines, code,
+                      band->n_planes == 2 ? "+" : "", band->n_planes == 2 ? code : "",
+                      (int)band->codec.group_size, scale);
+    }
+    if (e->hadamard) snprintf(buffer + n, size - (size_t)n, " hadamard/%d", (int)e->hadamard);
 }
 
-/* Reads a number and the character after it. Laxer than the format: the caller compares with the canonical
- * spelling. */
+/* The readers below are laxer than the format: the caller compares with the canonical spelling. Each takes what it
+ * reads and the character END after it, where that is there. */
 static int64_t take_number(const char **text, char end) {
     char *after = NULL;
     const long long value = strtoll(*text, &after, 10);
@@ -22,40 +31,68 @@ static int64_t take_number(const char **text, char end) {
     return value;
 }
 
-static qn_codec take_codec(const char **text) {
-    char word[16] = "";
-    const char *slash = strchr(*text, '/');
-    qn_codec codec = {QN_CODE_NONE, 0};
-    if (!slash || (size_t)(slash - *text) >= sizeof word) return codec;
-    memcpy(word, *text, (size_t)(slash - *text));
-    *text = slash + 1;
-    codec.code = qn_code_from_name(word);
-    const int64_t group_size = take_number(text, ' ');
-    codec.group_size = group_size > INT32_MAX ? -1 : (int32_t)group_size;
-    return codec;
+enum { WORD_BYTES = 16 };
+
+static void take_word(const char **text, const char *ends, char word[WORD_BYTES]) {
+    size_t n = strcspn(*text, ends);
+    if (n >= WORD_BYTES) n = WORD_BYTES - 1;
+    memcpy(word, *text, n);
+    word[n] = '\0';
+    *text += n;
+    if (**text != '\0' && **text != '+') (*text)++;
+}
+
+static int32_t take_i32(const char **text, char end) {
+    const int64_t value = take_number(text, end);
+    return value >= 0 && value <= INT32_MAX ? (int32_t)value : -1;
+}
+
+static qn_band take_band(const char **text) {
+    qn_band band = {.n_lines = take_number(text, ' '), .n_planes = 1};
+    char code[WORD_BYTES], scale[WORD_BYTES];
+
+    take_word(text, "+/ ", code);
+    if (**text == '+') {
+        (*text)++;
+        take_word(text, "/ ", code);
+        band.n_planes = 2;
+    }
+    band.codec.code = qn_code_from_name(code);
+    band.codec.group_size = take_i32(text, '/');
+    take_word(text, " ", scale);
+    band.codec.scale = qn_scale_code_from_name(scale);
+    return band;
+}
+
+static qn_encoded take_spec(const char *at) {
+    qn_encoded e = {0};
+    char axis[WORD_BYTES];
+
+    e.rows = take_number(&at, 'x');
+    e.cols = take_number(&at, ' ');
+    take_word(&at, " ", axis);
+    e.axis = strcmp(axis, axis_names[QN_AXIS_COLUMNS]) == 0 ? QN_AXIS_COLUMNS : QN_AXIS_ROWS;
+    while (e.n_bands < QN_MAX_BANDS && *at >= '0' && *at <= '9') e.bands[e.n_bands++] = take_band(&at);
+    if (strncmp(at, "hadamard/", 9) == 0) {
+        at += 9;
+        e.hadamard = take_i32(&at, '\0');
+    }
+    return e;
 }
 
 qn_status qn_packed_spec_parse(const char *text, const char *name, qn_encoded *out, qn_error *err) {
-    const char *at = text;
-    qn_encoded e = {0};
-    e.rows = take_number(&at, 'x');
-    e.cols = take_number(&at, ' ');
-    e.native = take_codec(&at);
-    e.rescue = take_codec(&at);
-    e.n_rescue_rows = take_number(&at, '\0');
-
+    const qn_encoded e = take_spec(text);
     char canonical[QN_PACKED_SPEC_BYTES];
-    qn_packed_spec_format(&e, canonical, sizeof canonical);
+
+    qn_packed_spec_format(&e, canonical);
     if (strcmp(text, canonical) != 0)
         return qn_fail(
             err, QN_E_FORMAT,
-            "%s: '%.100s' describes no packed matrix, expected 'RxC native/group rescue/group n' with codes "
-            "sign, ternary, q4 (rescue: q4 or none)",
+            "%s: '%.150s' describes no packed matrix, expected 'RxC rows|columns', one to three bands "
+            "'N code/group/scale' (sign, ternary, q4, or twice the same with +; f16, log6) and possibly "
+            "'hadamard/B'",
             name, text);
-    QN_TRY(qni_encoded_check_shape(&e, name, err));
-    if (e.n_rescue_rows > 0 && e.rescue.code != QN_CODE_Q4)
-        return qn_fail(err, QN_E_UNSUPPORTED, "%s: rescue code %s, supported is q4", name,
-                       qn_code_name(e.rescue.code));
+    QN_TRY(qn_encoded_check_shape(&e, name, err));
     *out = e;
     return QN_OK;
 }

@@ -115,7 +115,7 @@ static qn_status measure_decode(bench *b, kernel_bench *k, const char *name, qn_
 static qn_status measure_packed(bench *b, kernel_bench *k, qn_codec codec, const char *decode_name,
                                 const char *product_name, qn_error *err) {
     const qn_rowmix_options options = {
-        .native = codec, .rescue = {QN_CODE_Q4, 128}, .rule = QN_FIT_PUBLISHED};
+        .native = codec, .rescue = {.code = QN_CODE_Q4, .group_size = 128}, .rule = QN_FIT_PUBLISHED};
     k->packed = (qn_weight){.kind = QN_WEIGHT_ENCODED};
     QN_TRY(qn_rowmix_encode(qn_model_weight(k->model, k->head), "W", &options, NULL, NULL, b->ctx,
                             &k->packed.encoded, err));
@@ -139,11 +139,12 @@ static qn_status measure(bench *b, kernel_bench *k, qn_error *err) {
         k->compute = QN_COMPUTE_F32;
     }
     QN_TRY(measure_token(b, k, err));
-    QN_TRY(measure_packed(b, k, (qn_codec){QN_CODE_SIGN, 128}, "decode sign/128, 1 thread",
-                          "product, sign/128 weights", err));
-    QN_TRY(measure_packed(b, k, (qn_codec){QN_CODE_TERNARY, 64}, "decode ternary/64, 1 thread",
-                          "product, ternary/64 weights", err));
-    return measure_packed(b, k, (qn_codec){QN_CODE_Q4, 128}, "decode q4/128, 1 thread", NULL, err);
+    QN_TRY(measure_packed(b, k, (qn_codec){.code = QN_CODE_SIGN, .group_size = 128},
+                          "decode sign/128, 1 thread", "product, sign/128 weights", err));
+    QN_TRY(measure_packed(b, k, (qn_codec){.code = QN_CODE_TERNARY, .group_size = 64},
+                          "decode ternary/64, 1 thread", "product, ternary/64 weights", err));
+    return measure_packed(b, k, (qn_codec){.code = QN_CODE_Q4, .group_size = 128}, "decode q4/128, 1 thread",
+                          NULL, err);
 }
 
 static qn_status allocate(kernel_bench *k, qn_error *err) {

@@ -17,7 +17,7 @@ typedef struct quantize_bench {
 static qn_status fit(void *user, qn_error *err) {
     quantize_bench *q = user;
     const qn_rowmix_options options = {
-        .native = q->native, .rescue = {QN_CODE_Q4, 128}, .rule = QN_FIT_OPTIMAL};
+        .native = q->native, .rescue = {.code = QN_CODE_Q4, .group_size = 128}, .rule = QN_FIT_OPTIMAL};
     for (int64_t i = 0; i < q->layout->n; i++) {
         const qn_layout_entry *e = &q->layout->entries[i];
         if (!e->is_matrix) continue;
@@ -33,12 +33,8 @@ static qn_status fit_digest(void *user, char hex[QN_SHA256_HEX], qn_error *err) 
     qn_sha256 *hash;
     QN_TRY(qn_sha256_new(&hash, err));
     for (int64_t i = 0; i < q->layout->n; i++) {
-        qn_part parts[QN_MAX_PARTS];
-        const int n = q->layout->entries[i].is_matrix ? qn_encoded_parts(&q->encoded[i], parts) : 0;
-        for (int p = 0; p < n; p++) {
-            const qn_view *view = &parts[p].view;
-            qn_sha256_update(hash, view->data, (size_t)qn_view_elements(view) * qn_dtype_bytes(view->dtype));
-        }
+        const qn_encoded *e = &q->encoded[i];
+        if (q->layout->entries[i].is_matrix) qn_sha256_update(hash, e->data, (size_t)qn_encoded_bytes(e));
     }
     qn_sha256_hex(hash, hex);
     qn_sha256_free(hash);
@@ -89,10 +85,10 @@ static qn_status measure(bench *b, quantize_bench *q, qn_error *err) {
                     .run = fit,
                     .digest = fit_digest,
                     .user = q};
-    q->native = (qn_codec){QN_CODE_SIGN, 128};
+    q->native = (qn_codec){.code = QN_CODE_SIGN, .group_size = 128};
     QN_TRY(bench_measure(b, &c, err));
     c.name = "fit ternary";
-    q->native = (qn_codec){QN_CODE_TERNARY, 64};
+    q->native = (qn_codec){.code = QN_CODE_TERNARY, .group_size = 64};
     QN_TRY(bench_measure(b, &c, err));
     c.name = "compress ternary, fast";
     c.run = compress;

@@ -2,6 +2,7 @@
 #include "console.h"
 
 #include <stdio.h>
+#include <string.h>
 
 static const cli_option k_options[] = {{"tensors", CLI_FLAG, NULL, "list every tensor", false},
                                        {NULL, CLI_FLAG, NULL, NULL, false}};
@@ -14,15 +15,12 @@ typedef struct info_totals {
 
 static int64_t add_encoded(const qn_encoded *e, info_totals *totals) {
     qn_part parts[QN_MAX_PARTS];
-    int n = qn_encoded_parts(e, parts);
-    int64_t bytes = 0;
+    const int n = qn_encoded_parts(e, parts);
     for (int i = 0; i < n; i++) {
-        int64_t part = qn_view_elements(&parts[i].view) * (int64_t)qn_dtype_bytes(parts[i].view.dtype);
-        totals->role_bytes[parts[i].role] += part;
-        bytes += part;
+        totals->role_bytes[parts[i].role] += parts[i].n_bytes;
+        if (parts[i].role == QN_ROLE_RESCUE) totals->rescued_parameters += parts[i].n_weights;
     }
-    totals->rescued_parameters += e->n_rescue_rows * e->cols;
-    return bytes;
+    return qn_encoded_bytes(e);
 }
 
 static int64_t add_weight(const qn_weight *w, info_totals *totals) {
@@ -37,17 +35,11 @@ static int64_t add_weight(const qn_weight *w, info_totals *totals) {
     return bytes;
 }
 
-/* How a tensor is stored, in a few words: "BF16", "ternary/64 + 12 rows q4/128". */
-static void describe(const qn_weight *w, char *buffer, size_t n_bytes) {
-    if (w->kind != QN_WEIGHT_ENCODED) {
-        snprintf(buffer, n_bytes, "%s", qn_dtype_name(w->dense.dtype));
-        return;
-    }
-    const qn_encoded *e = &w->encoded;
-    int n = snprintf(buffer, n_bytes, "%s/%d", qn_code_name(e->native.code), e->native.group_size);
-    if (e->n_rescue_rows)
-        snprintf(buffer + n, n_bytes - (size_t)n, " + %lld rows %s/%d", (long long)e->n_rescue_rows,
-                 qn_code_name(e->rescue.code), e->rescue.group_size);
+/* How a tensor is stored, as docs/format.md spells it without the shape: "BF16", "rows 3072 ternary/64/f16". */
+static const char *describe(const qn_weight *w, char spec[QN_PACKED_SPEC_BYTES]) {
+    if (w->kind != QN_WEIGHT_ENCODED) return qn_dtype_name(w->dense.dtype);
+    qn_packed_spec_format(&w->encoded, spec);
+    return strchr(spec, ' ') + 1;
 }
 
 static json_t *tensor_list(const qn_checkpoint *checkpoint, info_totals *totals) {
@@ -55,12 +47,11 @@ static json_t *tensor_list(const qn_checkpoint *checkpoint, info_totals *totals)
     json_t *list = json_array();
     for (int64_t i = 0; i < layout->n; i++) {
         const qn_weight *w = qn_checkpoint_weight(checkpoint, i);
-        char stored[96];
-        describe(w, stored, sizeof stored);
+        char spec[QN_PACKED_SPEC_BYTES];
         json_array_append_new(list, json_pack("{s:s, s:I, s:I, s:s, s:I}", "name", layout->entries[i].name,
                                               "rows", (json_int_t)layout->entries[i].rows, "cols",
-                                              (json_int_t)layout->entries[i].cols, "stored", stored, "bytes",
-                                              (json_int_t)add_weight(w, totals)));
+                                              (json_int_t)layout->entries[i].cols, "stored",
+                                              describe(w, spec), "bytes", (json_int_t)add_weight(w, totals)));
     }
     return list;
 }

@@ -119,8 +119,9 @@ static int run(const cli_args *args) {
     if (st == QN_OK && stats) st = qn_second_moments_load(stats, checkpoint, &ctx, &moments, &err);
     if (st == QN_OK) {
         const qn_rowmix_options options = {
-            .native = {track == QN_TRACK_BINARY ? QN_CODE_SIGN : QN_CODE_TERNARY, recipe.group_size},
-            .rescue = {QN_CODE_Q4, 128},
+            .native = {.code = track == QN_TRACK_BINARY ? QN_CODE_SIGN : QN_CODE_TERNARY,
+                       .group_size = recipe.group_size},
+            .rescue = {.code = QN_CODE_Q4, .group_size = 128},
             .rule = recipe.rule,
             .moments = stats ? &moments : NULL};
         st = qn_sensitivity_measure(checkpoint, &options, &ctx, &sensitivity, &err);

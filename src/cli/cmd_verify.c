@@ -19,7 +19,9 @@ static const cli_option k_options[] = {
     {"max-tokens", CLI_INTEGER, "N", "ids of a document that are scored (default 512)", false},
     {"reference-params", CLI_INTEGER, "N", "parameters the file size is held against (default: the track's)",
      false},
-    {"profile", CLI_TEXT, "FILE", "rules of the track as JSON, instead of the built-in ones", false},
+    {"profile", CLI_TEXT, "FILE|strict",
+     "rules of the track as JSON, or the built-in ones without planes, log6, column bands and rotation",
+     false},
     {"rebuild", CLI_TEXT, "RECIPE", "compress --model again and compare the bytes", false},
     {"model", CLI_TEXT, "DIR", "the teacher for --rebuild", false},
     {NULL, CLI_FLAG, NULL, NULL, false}};

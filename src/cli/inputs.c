@@ -30,8 +30,8 @@ qn_status cli_profile(const cli_args *args, qn_profile *out, qn_error *err) {
     qn_track track;
     QN_TRY(qn_track_parse(cli_text(args, "track", NULL), &track, err));
     const char *path = cli_text(args, "profile", NULL);
-    if (path) return qn_profile_load(path, track, out, err);
-    *out = qn_profile_builtin(track);
+    if (path && strcmp(path, "strict") != 0) return qn_profile_load(path, track, out, err);
+    *out = path ? qn_profile_strict(track) : qn_profile_builtin(track);
     return QN_OK;
 }
 

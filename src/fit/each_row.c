@@ -28,13 +28,16 @@ typedef struct worker {
 static void worker_release(worker *w) {
     free(w->rows);
     free(w->tools.q);
+    free(w->tools.scales);
     qn_fit_scratch_release(&w->tools.scratch);
 }
 
 static bool worker_init(const row_pass *pass, worker *w) {
     *w = (worker){.rows = qni_alloc_aligned(pass->tile_rows * pass->cols, sizeof *w->rows)};
     w->tools.q = qni_alloc_aligned(pass->cols, 1);
-    return w->rows && w->tools.q && qn_fit_scratch_init(&w->tools.scratch, pass->cols, NULL) == QN_OK;
+    w->tools.scales = qni_alloc_aligned(pass->cols, sizeof *w->tools.scales);
+    return w->rows && w->tools.q && w->tools.scales &&
+           qn_fit_scratch_init(&w->tools.scratch, pass->cols, NULL) == QN_OK;
 }
 
 static void note_bad(row_pass *pass, int64_t element) {

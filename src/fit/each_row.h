@@ -9,6 +9,7 @@
 typedef struct qni_row_tools {
     qn_fit_scratch scratch; /* for rows of this matrix */
     int8_t *q;              /* [cols] */
+    uint16_t *scales;       /* [cols]: as many as groups can be */
 } qni_row_tools;
 
 /* Visits one finite row; must write only what belongs to ROW, so that neither order nor thread matters. */

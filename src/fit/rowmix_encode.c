@@ -8,10 +8,13 @@
 #include "base/banned.h"
 
 static qn_status check_codec(qn_codec codec, const char *what, qn_error *err) {
-    if (codec.code > QN_CODE_NONE && codec.code < QN_CODE_COUNT && codec.group_size >= 0) return QN_OK;
-    return qn_fail(err, QN_E_ARGUMENT,
-                   "%s code %d with group size %d; expected sign, ternary or q4 and a size >= 0", what,
-                   (int)codec.code, (int)codec.group_size);
+    if (codec.code > QN_CODE_NONE && codec.code < QN_CODE_COUNT && codec.group_size >= 0 &&
+        codec.scale == QN_SCALE_F16)
+        return QN_OK;
+    return qn_fail(
+        err, QN_E_ARGUMENT,
+        "%s code %d with group size %d and scale code %d; expected sign, ternary or q4, a size >= 0 and f16",
+        what, (int)codec.code, (int)codec.group_size, (int)codec.scale);
 }
 
 qn_status qni_rowmix_check_options(const qn_rowmix_options *options, qn_error *err) {
@@ -21,25 +24,33 @@ qn_status qni_rowmix_check_options(const qn_rowmix_options *options, qn_error *e
     return qn_fail(err, QN_E_ARGUMENT, "fit rule %d is unknown", (int)options->rule);
 }
 
+qn_encoded qn_rowmix_shape(const qn_rowmix_options *options, int64_t rows, int64_t cols,
+                           int64_t n_rescued_rows) {
+    qn_encoded e = {.rows = rows, .cols = cols, .axis = QN_AXIS_ROWS};
+    const qn_band native = {.codec = options->native, .n_planes = 1, .n_lines = rows - n_rescued_rows};
+    const qn_band rescue = {.codec = options->rescue, .n_planes = 1, .n_lines = n_rescued_rows};
+    if (native.n_lines > 0) e.bands[e.n_bands++] = native;
+    if (rescue.n_lines > 0) e.bands[e.n_bands++] = rescue;
+    return e;
+}
+
 typedef struct encode_pass {
     const qn_rowmix_options *options;
     const float *h;
     const qn_encoded *e;
     qn_encoded_arrays arrays;
-    const int32_t *slot; /* [rows] as in qn_encoded */
+    const int32_t *slot; /* [rows] as qn_encoded.index */
 } encode_pass;
 
 static void encode_row(void *user, int64_t row, const float *w, qni_row_tools *tools) {
     const encode_pass *pass = user;
-    int64_t slot = pass->slot[row], cols = pass->e->cols;
-    bool is_rescued = slot < 0;
-    int64_t index = is_rescued ? ~slot : slot;
-    qn_codec codec = is_rescued ? pass->e->rescue : pass->e->native;
-    uint8_t *codes = is_rescued ? pass->arrays.rescue_codes : pass->arrays.codes;
-    uint16_t *scales = is_rescued ? pass->arrays.rescue_scales : pass->arrays.scales;
-    qn_fit_row(codec, pass->options->rule, w, pass->h, cols, &tools->scratch, tools->q,
-               scales + index * qn_codec_groups(codec, cols));
-    qn_codec_pack_row(codec, tools->q, cols, codes + index * qn_codec_code_bytes(codec, cols));
+    const int64_t band = pass->slot[row] % 4, i = pass->slot[row] / 4, cols = pass->e->cols;
+    const qn_codec codec = pass->e->bands[band].codec;
+    const qn_plane_arrays *to = &pass->arrays.planes[band][0];
+    const int64_t n_groups = qn_codec_groups(codec, cols);
+    qn_fit_row(codec, pass->options->rule, w, pass->h, cols, &tools->scratch, tools->q, tools->scales);
+    qn_codec_pack_row(codec, tools->q, cols, to->codes + i * qn_codec_code_bytes(codec, cols));
+    qn_scales_pack(QN_SCALE_F16, tools->scales, n_groups, to->scales + 2 * i * n_groups);
 }
 
 static int64_t count_rescued(const uint8_t *rescued, int64_t rows) {
@@ -49,12 +60,12 @@ static int64_t count_rescued(const uint8_t *rescued, int64_t rows) {
 }
 
 /* Sets the mask and says where each row goes. */
-static void assign_slots(const uint8_t *rescued, int64_t rows, uint8_t *mask, int32_t *slot) {
-    int32_t n_native = 0, n_rescue = 0;
-    for (int64_t row = 0; row < rows; row++) {
-        bool is_rescued = rescued && rescued[row];
-        if (is_rescued) mask[row / 8] |= (uint8_t)(1u << row % 8);
-        slot[row] = is_rescued ? ~n_rescue++ : n_native++;
+static void assign_slots(const qn_encoded *e, const uint8_t *rescued, uint8_t *mask, int32_t *slot) {
+    int32_t n_in[2] = {0};
+    for (int64_t row = 0; row < e->rows; row++) {
+        const int band = e->n_bands > 1 && rescued[row];
+        slot[row] = 4 * n_in[band]++ + band;
+        if (mask) qn_mask_set(mask, e->n_bands, row, band);
     }
 }
 
@@ -62,7 +73,7 @@ static qn_status fill_and_bind(const qn_weight *weight, const char *name, const 
                                encode_pass *pass, const qn_context *ctx, qn_encoded *e, qn_error *err) {
     int32_t *slot = qni_alloc_array(e->rows, sizeof *slot);
     if (!slot) return qni_fail_nomem(err, "an encoded matrix");
-    assign_slots(rescued, e->rows, pass->arrays.rescue_mask, slot);
+    assign_slots(e, rescued, pass->arrays.mask, slot);
     pass->slot = slot;
     qn_status status = qni_each_row(weight, name, ctx, encode_row, pass, err);
     if (status == QN_OK) status = qn_encoded_bind(e, name, err);
@@ -74,11 +85,8 @@ qn_status qn_rowmix_encode(const qn_weight *weight, const char *name, const qn_r
                            const float *h, const uint8_t *rescued, const qn_context *ctx, qn_encoded *out,
                            qn_error *err) {
     QN_TRY(qni_rowmix_check_options(options, err));
-    qn_encoded e = {.rows = qn_weight_rows(weight),
-                    .cols = qn_weight_cols(weight),
-                    .native = options->native,
-                    .rescue = options->rescue};
-    e.n_rescue_rows = count_rescued(rescued, e.rows);
+    const int64_t rows = qn_weight_rows(weight);
+    qn_encoded e = qn_rowmix_shape(options, rows, qn_weight_cols(weight), count_rescued(rescued, rows));
     encode_pass pass = {.options = options, .h = h, .e = &e};
     QN_TRY(qn_encoded_alloc(&e, &pass.arrays, err));
     qn_status status = fill_and_bind(weight, name, rescued, &pass, ctx, &e, err);

@@ -5,6 +5,7 @@
 #include "quern/base/writer.h"
 #include "quern/fit/rowmix.h"
 #include "quern/tensor/isa.h"
+#include "recipe/row_budget.h"
 #include "recipe/work.h"
 
 #include <math.h>
@@ -24,10 +25,9 @@ typedef struct job {
     qn_second_moments moments;
     qn_sensitivity sensitivity;
     qn_rescue_choice choice;
-    int64_t *n_rescued_rows; /* [layout.n] */
-    int64_t extra_bytes;     /* what rescued rows may cost in this file */
-    int64_t max_weights;     /* what may be rescued */
-    char *unverified;        /* where the artifact stands until it has passed its gates */
+    qn_encoded *shapes;    /* [layout.n] of the matrices, as planned */
+    qni_row_budget budget; /* borrows from the above */
+    char *unverified;      /* where the artifact stands until it has passed its gates */
     qn_compress_result result;
 } job;
 
@@ -81,65 +81,66 @@ static int64_t find_budget(const job *j) {
     return asked && asked < gate_bytes ? asked : gate_bytes;
 }
 
-/* Fixes how many bytes rescued rows may cost, before any weight is read. */
-static void plan_rescue(job *j) {
-    const qn_compress_options *o = j->options;
-    qn_compress_result *r = &j->result;
-    int64_t allowed = qn_profile_max_rescued(o->profile, r->parameters);
-    int64_t wanted = (int64_t)(o->recipe->max_rescue_fraction * (double)r->parameters);
-    j->max_weights = wanted < allowed ? wanted : allowed;
-    int64_t bound = j->max_weights > 0 ? qn_artifact_plan_extra_bound(j->plan, j->max_weights) : 0;
-    int64_t room = r->budget_bytes - (qn_artifact_plan_bytes(j->plan, 1) - 1);
-    j->extra_bytes = room < bound ? room : bound;
-    if (j->extra_bytes < 0) j->extra_bytes = 0;
-    if (j->extra_bytes == 0) j->max_weights = 0;
-    r->bytes = qn_artifact_plan_bytes(j->plan, j->extra_bytes);
-    r->rescued_parameters = j->max_weights;
+static int64_t most_rescued(const job *j) {
+    const int64_t allowed = qn_profile_max_rescued(j->options->profile, j->result.parameters);
+    const int64_t wanted = (int64_t)(j->options->recipe->max_rescue_fraction * (double)j->result.parameters);
+    return wanted < allowed ? wanted : allowed;
 }
 
-static qn_status plan_with_groups(job *j, int32_t group_size, qn_isa isa, qn_error *err) {
+static qn_status make_plan(job *j, qn_error *err) {
     const qn_compress_options *o = j->options;
-    j->rowmix.native.group_size = group_size;
-    const qn_artifact_options options = {
-        .profile = o->profile,
-        .native = j->rowmix.native,
-        .rescue = o->recipe->max_rescue_fraction > 0 ? j->rowmix.rescue : (qn_codec){QN_CODE_NONE, 0},
-        .with_tokenizer = !o->without_tokenizer,
-        .as_archive = wants_archive(o->output),
-        .recipe_name = o->recipe->name,
-        .recipe_sha256 = o->recipe->sha256,
-        .isa = qn_isa_name(isa),
-        .seed = o->seed};
-    qn_artifact_plan_free(j->plan);
-    j->plan = NULL;
+    const qn_layout *layout = qn_checkpoint_layout(j->source);
+    qn_isa isa;
+    QN_TRY(qn_isa_select(&isa, err));
+    const qn_artifact_options options = {.profile = o->profile,
+                                         .with_tokenizer = !o->without_tokenizer,
+                                         .as_archive = wants_archive(o->output),
+                                         .recipe_name = o->recipe->name,
+                                         .recipe_sha256 = o->recipe->sha256,
+                                         .isa = qn_isa_name(isa),
+                                         .seed = o->seed};
     QN_TRY(qn_artifact_plan_new(j->source, &options, &j->plan, err));
-    j->result.minimum_bytes = qn_artifact_plan_bytes(j->plan, 0);
-    j->result.native = j->rowmix.native;
+    j->shapes = qni_alloc_array(layout->n, sizeof *j->shapes);
+    if (!j->shapes) return qni_fail_nomem(err, "the shapes of matrices");
+    j->rowmix = (qn_rowmix_options){
+        .native = {.code = o->profile->track == QN_TRACK_BINARY ? QN_CODE_SIGN : QN_CODE_TERNARY},
+        .rescue = {.code = QN_CODE_Q4, .group_size = 128},
+        .rule = o->recipe->rule};
+    j->budget = (qni_row_budget){.plan = j->plan,
+                                 .layout = layout,
+                                 .rowmix = &j->rowmix,
+                                 .shapes = j->shapes,
+                                 .max_weights = most_rescued(j)};
+    return QN_OK;
+}
+
+/* Chooses the group size, and the size of the file. */
+static qn_status size_file(job *j, qn_error *err) {
+    const qn_recipe *recipe = j->options->recipe;
+    qn_compress_result *r = &j->result;
+    int32_t group_size = recipe->group_size;
+
+    do {
+        j->rowmix.native.group_size = group_size;
+        QN_TRY(qni_row_budget_need(&j->budget, NULL, &r->minimum_bytes, err));
+        if (r->minimum_bytes <= r->budget_bytes || !recipe->automatic_groups) break;
+        group_size = qn_recipe_coarser_group(group_size);
+    } while (group_size >= 0);
+    if (r->minimum_bytes > r->budget_bytes) return fail_budget(j, r->minimum_bytes, err);
+    QN_TRY(qni_row_budget_size(&j->budget, r->budget_bytes, err));
+    r->native = j->rowmix.native;
+    r->bytes = j->budget.file_bytes;
+    r->rescued_parameters = j->budget.max_weights;
     return QN_OK;
 }
 
 static qn_status open_and_plan(job *j, qn_error *err) {
-    const qn_compress_options *o = j->options;
-    qn_isa isa;
-    QN_TRY(qn_isa_select(&isa, err));
-    QN_TRY(qn_model_open(o->model, &j->teacher, err));
+    QN_TRY(qn_model_open(j->options->model, &j->teacher, err));
     j->source = qn_model_checkpoint(j->teacher);
     j->result.parameters = qn_checkpoint_layout(j->source)->n_parameters;
     j->result.budget_bytes = find_budget(j);
-    j->rowmix = (qn_rowmix_options){.native.code =
-                                        o->profile->track == QN_TRACK_BINARY ? QN_CODE_SIGN : QN_CODE_TERNARY,
-                                    .rescue = {QN_CODE_Q4, 128},
-                                    .rule = o->recipe->rule};
-    int32_t group_size = o->recipe->group_size;
-    QN_TRY(plan_with_groups(j, group_size, isa, err));
-    while (o->recipe->automatic_groups && j->result.minimum_bytes > j->result.budget_bytes) {
-        group_size = qn_recipe_coarser_group(group_size);
-        if (group_size < 0) break;
-        QN_TRY(plan_with_groups(j, group_size, isa, err));
-    }
-    if (j->result.minimum_bytes > j->result.budget_bytes) return fail_budget(j, j->result.minimum_bytes, err);
-    plan_rescue(j);
-    return QN_OK;
+    QN_TRY(make_plan(j, err));
+    return size_file(j, err);
 }
 
 /* The error of every row in both codes: measured, or taken from the work folder of a run that was stopped. */
@@ -156,20 +157,15 @@ static qn_status measure_rows(job *j, qn_error *err) {
 }
 
 static qn_status choose_rows(job *j, qn_error *err) {
-    const qn_layout *layout = qn_checkpoint_layout(j->source);
     if (j->options->second_moments) {
         QN_TRY(qn_second_moments_load(j->options->second_moments, j->source, j->ctx, &j->moments, err));
         j->rowmix.moments = &j->moments;
     }
-    j->n_rescued_rows = qni_alloc_array(layout->n, sizeof *j->n_rescued_rows);
-    if (!j->n_rescued_rows) return qni_fail_nomem(err, "rescue counts");
-    if (j->extra_bytes == 0) return QN_OK;
-    QN_TRY(measure_rows(j, err));
-    const qn_rescue_limits limits = {.max_weights = j->max_weights, .max_extra_bytes = j->extra_bytes};
-    QN_TRY(qn_rescue_choose(&j->sensitivity, &limits, &j->choice, err));
-    for (int64_t t = 0; t < j->choice.n; t++)
-        j->n_rescued_rows[j->sensitivity.tensors[t].entry] = j->choice.n_rescued_rows[t];
-    return QN_OK;
+    if (j->budget.max_weights > 0) {
+        QN_TRY(measure_rows(j, err));
+        QN_TRY(qni_row_budget_choose(&j->budget, &j->sensitivity, &j->choice, err));
+    }
+    return qn_artifact_plan_fix(j->plan, j->shapes, j->budget.file_bytes, err);
 }
 
 static const uint8_t *rescued_rows_of(const job *j, int64_t entry) {
@@ -204,8 +200,7 @@ static qn_status reserve_output(job *j, qn_error *err) {
 
 static qn_status write_unverified(job *j, qn_error *err) {
     qn_artifact_result written;
-    QN_TRY(qn_artifact_write(j->plan, j->unverified, j->n_rescued_rows, j->extra_bytes, provide, j, j->ctx,
-                             &written, err));
+    QN_TRY(qn_artifact_write(j->plan, j->unverified, provide, j, j->ctx, &written, err));
     qn_compress_result *r = &j->result;
     r->bytes = written.bytes;
     r->rescued_parameters = written.rescued_parameters;
@@ -295,7 +290,7 @@ qn_status qn_compress(const qn_compress_options *options, const qn_context *ctx,
     }
     remove_unverified(&j);
     qn_compress_result_release(&j.result);
-    free(j.n_rescued_rows);
+    free(j.shapes);
     qn_rescue_choice_release(&j.choice);
     qn_sensitivity_release(&j.sensitivity);
     qn_second_moments_release(&j.moments);

@@ -1,9 +1,9 @@
 /* Writing artifacts: the exact size first, then the bytes (docs/format.md).
  *
- * A plan is made from config and layout alone, before any weight is touched, and knows the size of the final
- * file to the byte for a given allowance of rescue bytes. Writing brings the file to exactly that size: what
- * the chosen rows leave over becomes padding. Output bytes do not depend on time, umask, working directory,
- * file order or threads. */
+ * A plan knows everything about the final file but the weights. Given the shape of every encoded matrix (bands, codecs, line
+ * counts) it tells how many bytes the smallest file takes; a shape is cheap to ask for, so that a planner can try many. Then
+ * the shapes and the size are fixed, and writing brings the file to exactly that size: what the matrices leave over becomes
+ * padding. Output bytes do not depend on time, umask, working directory, file order or threads. */
 #ifndef QUERN_ARTIFACT_ARTIFACT_H
 #define QUERN_ARTIFACT_ARTIFACT_H
 
@@ -18,8 +18,6 @@ extern "C" {
 
 typedef struct qn_artifact_options {
     const qn_profile *profile; /* borrowed during the call */
-    qn_codec native;           /* of every matrix */
-    qn_codec rescue;           /* {QN_CODE_Q4, 128}, or code NONE: no rescue rows at all */
     bool with_tokenizer;
     bool as_archive;                               /* zip, else folder */
     int64_t max_shard_bytes;                       /* 0: 2 GiB */
@@ -30,29 +28,26 @@ typedef struct qn_artifact_options {
 typedef struct qn_artifact_plan qn_artifact_plan;
 
 /* Plans an artifact of SOURCE, which is borrowed and must outlive *out. Reads config, layout, dtypes and the
- * text files that go along (they are deflated here to know their size), no weight. Errors: QN_E_ARGUMENT for
- * options that do not fit together, QN_E_UNSUPPORTED for a manifest too long for an archive. Cost: a second
- * for a tokenizer of 10 MB. */
+ * text files that go along (they are deflated here to know their size), no weight. QN_E_ARGUMENT for options that do not fit
+ * together. Cost: a second for a tokenizer of 10 MB. */
 QN_NODISCARD QN_API qn_status qn_artifact_plan_new(const qn_checkpoint *source,
                                                    const qn_artifact_options *options, qn_artifact_plan **out,
                                                    qn_error *err);
 QN_API void qn_artifact_plan_free(qn_artifact_plan *plan);
 
-/* Exact bytes of the finished file (archive) or of all its files (folder) when rescued rows may cost up to
- * extra_bytes more than their native form; 0: no rescued row, no mask. Grows by one byte per extra byte above
- * 0. */
-QN_API int64_t qn_artifact_plan_bytes(const qn_artifact_plan *plan, int64_t extra_bytes);
+/* *n_bytes = the smallest file (archive) or sum of files (folder) that is sure to hold matrices of these shapes
+ * [layout.n] (those of vectors are not read); the manifest's unknown digests are counted at the most they can take. Errors:
+ * QN_E_ARGUMENT for a shape that is not that of its matrix, those of qn_encoded_check_shape, QN_E_UNSUPPORTED for a manifest
+ * too long for an archive. Cost: some ten milliseconds for a thousand tensors. */
+QN_NODISCARD QN_API qn_status qn_artifact_plan_need(const qn_artifact_plan *plan, const qn_encoded *shapes,
+                                                    int64_t *n_bytes, qn_error *err);
 
-/* Extra bytes one rescued row of matrix ENTRY costs; 0 for a vector, and when nothing may be rescued. */
-QN_API int64_t qn_artifact_plan_row_price(const qn_artifact_plan *plan, int64_t entry);
+/* Fixes the shapes (copied) and the size of the file: at least what qn_artifact_plan_need says, else QN_E_BUDGET;
+ * QN_E_REJECTED for shapes that the profile forbids. May be called again; on failure the plan keeps what was fixed before. */
+QN_NODISCARD QN_API qn_status qn_artifact_plan_fix(qn_artifact_plan *plan, const qn_encoded *shapes,
+                                                   int64_t n_bytes, qn_error *err);
 
-/* The most extra bytes that any choice of rows holding at most max_weights weights can cost (upper bound by
- * weights sorted by price per weight), and never more than rows within the profile's rescue fraction can
- * cost: the largest extra_bytes that qn_artifact_write takes. */
-QN_API int64_t qn_artifact_plan_extra_bound(const qn_artifact_plan *plan, int64_t max_weights);
-
-/* Gives matrix ENTRY encoded with the planned codecs and its number of rescued rows; called once per matrix
- * in layout order, on the calling thread. The writer checks it (qn_encoded_bind) and releases *out, on
+/* Gives matrix ENTRY encoded in its planned shape; called once per matrix in layout order, on the calling thread. The writer checks it (qn_encoded_bind) and releases *out, on
  * failure too. */
 typedef qn_status (*qn_artifact_provider)(void *user, int64_t entry, qn_encoded *out, qn_error *err);
 
@@ -65,14 +60,11 @@ typedef struct qn_artifact_result {
     int64_t role_bytes[QN_ROLE_COUNT]; /* sum = bytes */
 } qn_artifact_result;
 
-/* Writes the artifact at PATH. n_rescued_rows [layout.n] (matrices only) must fit extra_bytes and the
- * profile's rescue fraction; the file has exactly qn_artifact_plan_bytes(plan, extra_bytes) bytes. Durable:
- * until it is complete nothing stands at PATH; an existing file is replaced, an existing non-empty folder
- * refused. An archive's payload is staged in a folder beside PATH, so the disk needs room for it twice.
- * Errors: QN_E_ARGUMENT for a choice beyond the plan or a matrix other than planned, QN_E_VALUE for illegal
- * codes or a vector beyond fp16, QN_E_IO, whatever the provider returns. */
+/* Writes the artifact at PATH, with the shapes and the size that were fixed. Durable: until it is complete nothing stands at
+ * PATH; an existing file is replaced, an existing non-empty folder refused. An archive's payload is staged in a folder beside
+ * PATH, so the disk needs room for it twice. Errors: QN_E_ARGUMENT for a plan that nothing was fixed in or a matrix other
+ * than planned, QN_E_VALUE for illegal codes or a vector beyond fp16, QN_E_IO, whatever the provider returns. */
 QN_NODISCARD QN_API qn_status qn_artifact_write(const qn_artifact_plan *plan, const char *path,
-                                                const int64_t *n_rescued_rows, int64_t extra_bytes,
                                                 qn_artifact_provider provider, void *user,
                                                 const qn_context *ctx, qn_artifact_result *out,
                                                 qn_error *err);

@@ -3,9 +3,7 @@
 #ifndef QUERN_ARTIFACT_PROFILE_H
 #define QUERN_ARTIFACT_PROFILE_H
 
-#include "quern/base/status.h"
-
-#include <stdint.h>
+#include "quern/codec/codec.h"
 
 #ifdef __cplusplus
 extern "C" {
@@ -24,9 +22,18 @@ typedef struct qn_profile {
     double rescue_bits;           /* 4.125 */
     double budget_bits;           /* per parameter; 0 in a file: (1-f)*native + f*rescue */
     int64_t max_parameter_factor; /* 16 */
+    /* What encoded matrices may use; The public rules allow all of it. */
+    bool two_planes, log6_scales, column_bands, rotation;
 } qn_profile;
 
 QN_API qn_profile qn_profile_builtin(qn_track track);
+
+/* The built-in track without second planes, log6 scales, column bands and rotation: rows in the native code, rescued rows in
+ * q4, fp16 scales. For a reading of the rules that accepts nothing else. Named "binary-strict", "ternary-strict". */
+QN_API qn_profile qn_profile_strict(qn_track track);
+
+/* What a shape uses that the profile forbids ("two planes", ...; static), or NULL. */
+QN_API const char *qn_profile_forbids(const qn_profile *profile, const qn_encoded *shape);
 
 /* A JSON object with any of the fields above (unknown keys refused); what it leaves out comes from the
  * built-in track. */

@@ -39,10 +39,11 @@ QN_NODISCARD QN_API qn_status qn_checkpoint_check_finite(const qn_checkpoint *ch
 QN_NODISCARD QN_API qn_status qn_checkpoint_sha256(const qn_checkpoint *checkpoint, const qn_context *ctx,
                                                    char hex[65], qn_error *err);
 
-/* One encoded matrix's line of a payload file's __metadata__ (docs/format.md): `RxC native/group rescue/group n`, for
- * example "3072x1024 ternary/64 q4/128 12". Format writes at most n_bytes; parse checks all fields. */
-enum { QN_PACKED_SPEC_BYTES = 128 };
-QN_API void qn_packed_spec_format(const qn_encoded *e, char *buffer, size_t n_bytes);
+/* The shape of an encoded matrix as one line of a payload file's __metadata__ (docs/format.md), for example
+ * "768x256 columns 200 ternary/64/log6 40 ternary+ternary/64/log6 16 q4/128/f16 hadamard/128". Format takes any shape
+ * that qn_encoded_check_shape accepts; parse accepts exactly what format writes. */
+enum { QN_PACKED_SPEC_BYTES = 256 };
+QN_API void qn_packed_spec_format(const qn_encoded *e, char buffer[QN_PACKED_SPEC_BYTES]);
 QN_NODISCARD QN_API qn_status qn_packed_spec_parse(const char *text, const char *name, qn_encoded *out,
                                                    qn_error *err);
 

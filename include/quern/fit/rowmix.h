@@ -40,8 +40,8 @@ typedef struct qn_sensitivity {
 } qn_sensitivity;
 
 typedef struct qn_rowmix_options {
-    qn_codec native;
-    qn_codec rescue; /* {QN_CODE_Q4, 128} */
+    qn_codec native; /* fp16 scales, as in the other */
+    qn_codec rescue; /* q4/128 */
     qn_fit_rule rule;
     const qn_second_moments *moments; /* or NULL: plain; borrowed */
 } qn_rowmix_options;
@@ -80,6 +80,10 @@ QN_NODISCARD QN_API qn_status qn_rescue_choose(const qn_sensitivity *sensitivity
                                                const qn_rescue_limits *limits, qn_rescue_choice *out,
                                                qn_error *err);
 QN_API void qn_rescue_choice_release(qn_rescue_choice *choice);
+
+/* The shape of a matrix with that many rescued rows: bands of rows, native first; a band without rows is left out. */
+QN_API qn_encoded qn_rowmix_shape(const qn_rowmix_options *options, int64_t rows, int64_t cols,
+                                  int64_t n_rescued_rows);
 
 /* Encodes one matrix: native rows by the closed form, rescued rows in q4. rescued [rows] may be NULL. h [cols] or NULL
  * (options->moments is not read). *out is owned and bound. Parallel; the bytes do not depend on threads. */

@@ -15,6 +15,7 @@ typedef struct fixture {
     qn_checkpoint *source;
     qn_profile profile;
     int64_t *n_rescued; /* [layout.n] */
+    bool banded;        /* instead of rescued rows: three bands of columns, log6 scales, some of it rotated */
 } fixture;
 
 void fixture_open(fixture *f, const tiny_options *options);
@@ -23,16 +24,23 @@ void fixture_close(fixture *f);
 /* folder/NAME, owned. */
 char *fixture_path(const fixture *f, const char *name);
 
-/* Rescues every k-th row of every matrix (0: none); returns their price in bytes. */
-int64_t fixture_rescue(fixture *f, const qn_artifact_plan *plan, int64_t every);
+/* Rescues every k-th row of every matrix (0: none). */
+void fixture_rescue(fixture *f, int64_t every);
 
-/* A ternary zip plan with q4 rescue and without tokenizer; the caller may edit it. */
+/* The shapes of the present choice, [layout.n], owned by the caller. */
+qn_encoded *fixture_shapes(const fixture *f);
+
+/* Plans with OPTIONS and fixes the present choice with SLACK bytes beyond what it needs; the plan is the caller's. */
+qn_artifact_plan *fixture_plan(const fixture *f, const qn_artifact_options *options, int64_t slack);
+
+/* Options of a zip without tokenizer; the caller may edit it. */
 qn_artifact_options fixture_options(const fixture *f);
 
-/* A qn_artifact_provider: user is the fixture; scale mean|w|, q by sign, or rounded and clamped. */
+/* A qn_artifact_provider: user is the fixture. Rows: scale mean|w|, q by sign, or rounded and clamped; bands of columns:
+ * arbitrary codes. */
 qn_status fixture_encode(void *user, int64_t entry, qn_encoded *out, qn_error *err);
 
-/* Plans and writes folder/NAME with every k-th row rescued and SLACK extra bytes beside; fails the test on an
+/* Plans and writes folder/NAME with every k-th row rescued and SLACK bytes beside; fails the test on an
  * error. */
 qn_artifact_result fixture_write(fixture *f, const char *name, const qn_artifact_options *options,
                                  int64_t every, int64_t slack);

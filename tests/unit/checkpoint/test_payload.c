@@ -19,7 +19,7 @@ typedef struct artifact {
     qn_safetensors_item items[PAYLOADS][MAX_ITEMS];
     qn_safetensors_meta meta[PAYLOADS][MAX_ITEMS];
     size_t n_items[PAYLOADS], n_meta[PAYLOADS];
-    void *owned[4 * MAX_ITEMS]; /* names and metadata lines */
+    void *owned[MAX_ITEMS]; /* metadata lines */
     size_t n_owned;
 } artifact;
 
@@ -31,49 +31,61 @@ static char *keep(artifact *a, char *text) {
 
 /* Rows 1, 3 and 5 in q4 when there are enough, the rest ternary in groups of 20; scales that tell the rows
  * apart. */
+static bool in_q4(const tiny_tensor *t, int64_t row) {
+    return t->shape[0] % 2 == 0 && row < 2 * N_RESCUE && row % 2 == 1;
+}
+
+static qn_encoded shape_of(const tiny_tensor *t) {
+    const int64_t rows = t->shape[0];
+    const bool banded = in_q4(t, 1);
+    return (qn_encoded){
+        .rows = rows,
+        .cols = t->shape[1],
+        .n_bands = banded ? 2 : 1,
+        .bands = {
+            {.codec = {QN_CODE_TERNARY, 20, QN_SCALE_F16},
+             .n_planes = 1,
+             .n_lines = banded ? rows - N_RESCUE : rows},
+            {.codec = {QN_CODE_Q4, 128, QN_SCALE_F16}, .n_planes = 1, .n_lines = banded ? N_RESCUE : 0}}};
+}
+
 static void pack_matrix(const tiny_tensor *t, qn_encoded *e) {
-    const int64_t rows = t->shape[0], cols = t->shape[1];
-    const bool has_rescue = rows % 2 == 0;
-    *e = (qn_encoded){.rows = rows, .cols = cols, .native = {QN_CODE_TERNARY, 20}};
-    if (has_rescue) e->rescue = (qn_codec){QN_CODE_Q4, 128};
-    if (has_rescue) e->n_rescue_rows = N_RESCUE;
     qn_encoded_arrays arrays;
+    *e = shape_of(t);
+    const int64_t cols = e->cols;
     assert_ok(qn_encoded_alloc(e, &arrays, err));
     int8_t *q = malloc((size_t)cols);
-    int64_t n_native = 0, n_rescue = 0;
-    for (int64_t r = 0; r < rows; r++) {
-        const bool is_rescued = has_rescue && r < 2 * N_RESCUE && r % 2 == 1;
-        const qn_codec codec = is_rescued ? e->rescue : e->native;
-        const int64_t at = is_rescued ? n_rescue++ : n_native++, groups = qn_codec_groups(codec, cols);
-        for (int64_t c = 0; c < cols; c++)
-            q[c] = (int8_t)((r + c) % (is_rescued ? 15 : 3) - (is_rescued ? 7 : 1));
-        uint8_t *codes = is_rescued ? arrays.rescue_codes : arrays.codes;
-        uint16_t *scales = is_rescued ? arrays.rescue_scales : arrays.scales;
-        qn_codec_pack_row(codec, q, cols, codes + at * qn_codec_code_bytes(codec, cols));
+    int64_t n_in[2] = {0};
+    for (int64_t r = 0; r < e->rows; r++) {
+        const int band = in_q4(t, r);
+        const qn_codec codec = e->bands[band].codec;
+        const qn_plane_arrays *to = &arrays.planes[band][0];
+        const int64_t at = n_in[band]++, groups = qn_codec_groups(codec, cols);
+        const uint16_t scale = qn_f32_to_f16((float)(1 + r % 7) / 64.0f);
+        for (int64_t c = 0; c < cols; c++) q[c] = (int8_t)((r + c) % (band ? 15 : 3) - (band ? 7 : 1));
+        qn_codec_pack_row(codec, q, cols, to->codes + at * qn_codec_code_bytes(codec, cols));
         for (int64_t g = 0; g < groups; g++)
-            scales[at * groups + g] = qn_f32_to_f16((float)(1 + r % 7) / 64.0f);
-        if (is_rescued) arrays.rescue_mask[r / 8] |= (uint8_t)(1 << r % 8);
+            qn_scales_pack(QN_SCALE_F16, &scale, 1, to->scales + 2 * (at * groups + g));
+        if (e->n_bands > 1) qn_mask_set(arrays.mask, e->n_bands, r, band);
     }
     free(q);
 }
 
 static float expected_value(const tiny_tensor *t, int64_t r, int64_t c) {
-    const bool is_rescued = t->shape[0] % 2 == 0 && r < 2 * N_RESCUE && r % 2 == 1;
-    const float q = is_rescued ? (float)((r + c) % 15 - 7) : (float)((r + c) % 3 - 1);
+    const float q = in_q4(t, r) ? (float)((r + c) % 15 - 7) : (float)((r + c) % 3 - 1);
     return q * ((float)(1 + r % 7) / 64.0f);
 }
 
 static void add_matrix(artifact *a, size_t payload, size_t i) {
     const tiny_tensor *t = &a->model->tensors[i];
-    qn_part parts[QN_MAX_PARTS];
-    char line[QN_PACKED_SPEC_BYTES], *name;
+    char line[QN_PACKED_SPEC_BYTES];
     pack_matrix(t, &a->encoded[i]);
-    const int n = qn_encoded_parts(&a->encoded[i], parts);
-    for (int p = 0; p < n; p++) {
-        assert_true(asprintf(&name, "%s%s", t->name, parts[p].suffix) > 0);
-        a->items[payload][a->n_items[payload]++] = (qn_safetensors_item){keep(a, name), parts[p].view};
-    }
-    qn_packed_spec_format(&a->encoded[i], line, sizeof line);
+    const qn_view view = {.data = a->encoded[i].data,
+                          .dtype = QN_DTYPE_U8,
+                          .n_dims = 1,
+                          .shape = {qn_encoded_bytes(&a->encoded[i])}};
+    a->items[payload][a->n_items[payload]++] = (qn_safetensors_item){t->name, view};
+    qn_packed_spec_format(&a->encoded[i], line);
     a->meta[payload][a->n_meta[payload]++] = (qn_safetensors_meta){t->name, keep(a, strdup(line))};
 }
 
@@ -94,10 +106,10 @@ static artifact *make_artifact(void) {
     a->model = tiny_model_make(&(tiny_options){.tied = true});
     json_object_set_new(
         a->model->config, "quern",
-        json_pack("{s:i, s:[s, s]}", "format", 1, "payload", k_payload_names[0], k_payload_names[1]));
+        json_pack("{s:i, s:[s, s]}", "format", 2, "payload", k_payload_names[0], k_payload_names[1]));
     for (size_t p = 0; p < PAYLOADS; p++) {
         a->meta[p][a->n_meta[p]++] = (qn_safetensors_meta){"format", "quern"};
-        a->meta[p][a->n_meta[p]++] = (qn_safetensors_meta){"version", "1"};
+        a->meta[p][a->n_meta[p]++] = (qn_safetensors_meta){"version", "2"};
     }
     for (size_t i = 0; i < a->model->n_tensors; i++) {
         const size_t payload = i >= a->model->n_tensors / 2;
@@ -186,64 +198,71 @@ static void set_quern(artifact *a, const char *text) {
     json_object_set_new(a->model->config, "quern", json_loads(text, 0, NULL));
 }
 
-static void format_2(artifact *a) {
-    set_quern(a, "{\"format\": 2, \"payload\": [\"payload-00001-of-00002.safetensors\"]}");
+static void format_1(artifact *a) {
+    set_quern(a, "{\"format\": 1, \"payload\": [\"payload-00001-of-00002.safetensors\"]}");
 }
 static void no_payload(artifact *a) {
-    set_quern(a, "{\"format\": 1}");
+    set_quern(a, "{\"format\": 2}");
 }
 static void payload_of_numbers(artifact *a) {
-    set_quern(a, "{\"format\": 1, \"payload\": [1]}");
+    set_quern(a, "{\"format\": 2, \"payload\": [1]}");
 }
 static void payload_outside(artifact *a) {
-    set_quern(a, "{\"format\": 1, \"payload\": [\"../payload-00001-of-00002.safetensors\"]}");
+    set_quern(a, "{\"format\": 2, \"payload\": [\"../payload-00001-of-00002.safetensors\"]}");
 }
 static void payload_absent(artifact *a) {
-    set_quern(a, "{\"format\": 1, \"payload\": [\"payload-00003-of-00002.safetensors\"]}");
+    set_quern(a, "{\"format\": 2, \"payload\": [\"payload-00003-of-00002.safetensors\"]}");
 }
 static void payload_twice(artifact *a) {
-    set_quern(a, "{\"format\": 1, \"payload\": [\"payload-00001-of-00002.safetensors\","
+    set_quern(a, "{\"format\": 2, \"payload\": [\"payload-00001-of-00002.safetensors\","
                  "\"payload-00001-of-00002.safetensors\"]}");
 }
 static void payload_too_few(artifact *a) {
-    set_quern(a, "{\"format\": 1, \"payload\": [\"payload-00001-of-00002.safetensors\"]}");
+    set_quern(a, "{\"format\": 2, \"payload\": [\"payload-00001-of-00002.safetensors\"]}");
 }
 static void wrong_format(artifact *a) {
     line_called(a, "format")->value = "pt";
 }
 static void wrong_version(artifact *a) {
-    line_called(a, "version")->value = "2";
+    line_called(a, "version")->value = "1";
 }
 static void wrong_rows(artifact *a) {
-    line_called(a, UP)->value = "79x48 ternary/20 q4/128 3";
+    line_called(a, UP)->value = "79x48 rows 76 ternary/20/f16 3 q4/128/f16";
 }
 static void wrong_rescue_count(artifact *a) {
-    line_called(a, UP)->value = "80x48 ternary/20 q4/128 4";
+    line_called(a, UP)->value = "80x48 rows 76 ternary/20/f16 4 q4/128/f16";
+}
+static void other_band(artifact *a) {
+    line_called(a, UP)->value = "80x48 rows 76 ternary/20/f16 3 q4/128/f16";
 }
 static void unknown_code(artifact *a) {
-    line_called(a, UP)->value = "80x48 q3/20 q4/128 3";
+    line_called(a, UP)->value = "80x48 rows 77 q3/20/f16 3 q4/128/f16";
 }
-static void part_missing(artifact *a) {
-    item_called(a, UP ".scales")->name = "model.layers.0.mlp.up_proj.weight.scalez";
+static void block_missing(artifact *a) {
+    item_called(a, UP)->name = "model.layers.0.mlp.up_proj.weigth";
 }
-static void part_of_wrong_shape(artifact *a) {
-    item_called(a, UP ".scales")->view.shape[1] = 1;
+static void block_of_wrong_shape(artifact *a) {
+    qn_view *view = &item_called(a, UP)->view;
+    view->n_dims = 2;
+    view->shape[1] = 1;
 }
-static void part_of_wrong_dtype(artifact *a) {
-    item_called(a, UP ".scales")->view.dtype = QN_DTYPE_BF16;
+static void block_of_wrong_dtype(artifact *a) {
+    item_called(a, UP)->view.dtype = QN_DTYPE_I8;
+}
+/* Offsets into the block of UP: 10 bytes of mask, 77 rows of 3 scales, 77 of 10 code bytes. */
+static uint8_t *byte_of(artifact *a, const char *name, size_t at) {
+    return (uint8_t *)(uintptr_t)item_called(a, name)->view.data + at;
 }
 static void illegal_code(artifact *a) {
-    ((uint8_t *)(uintptr_t)item_called(a, UP ".codes")->view.data)[10] = 250;
+    *byte_of(a, UP, 10 + 77 * 6 + 10) = 250;
 }
 static void illegal_mask(artifact *a) {
-    ((uint8_t *)(uintptr_t)item_called(a, UP ".rescue_mask")->view.data)[0] ^= 1;
+    *byte_of(a, UP, 0) ^= 1;
 }
 static void infinite_scale(artifact *a) {
-    ((uint16_t *)(uintptr_t)item_called(a, SECOND ".scales")->view.data)[2] = 0x7c00;
+    memcpy(byte_of(a, SECOND, 6 + 4), "\x00\x7c", 2); /* 48 rows: 6 bytes of mask */
 }
-static void dense_matrix(artifact *a) {
-    qn_safetensors_item *item = item_called(a, EMBED ".codes");
-    *item = (qn_safetensors_item){EMBED, item->view};
+static void matrix_without_line(artifact *a) {
     line_called(a, EMBED)->key = "unused";
 }
 static void vector_in_f32(artifact *a) {
@@ -258,17 +277,11 @@ static void surplus(artifact *a) {
     a->items[0][a->n_items[0]++] = (qn_safetensors_item){"extra", item_called(a, NORM)->view};
 }
 static void padding_in_first_file(artifact *a) {
-    qn_safetensors_item item = {"quern.padding", item_called(a, UP ".rescue_mask")->view};
+    qn_safetensors_item item = {"quern.padding", item_called(a, UP)->view};
     a->items[0][a->n_items[0]++] = item;
 }
 static void matrix_in_both_files(artifact *a) {
-    static const char *const suffixes[] = {".codes", ".scales", ".rescue_mask", ".rescue_codes",
-                                           ".rescue_scales"};
-    for (size_t i = 0; i < 5; i++) {
-        char name[128];
-        snprintf(name, sizeof name, "%s%s", UP, suffixes[i]);
-        a->items[1][a->n_items[1]++] = *item_called(a, name);
-    }
+    a->items[1][a->n_items[1]++] = *item_called(a, UP);
     a->meta[1][a->n_meta[1]++] = *line_called(a, UP);
 }
 
@@ -279,7 +292,7 @@ static void test_damaged_artifacts(void **state) {
         qn_status code;
         const char *words;
     } cases[] = {
-        {format_2, QN_E_UNSUPPORTED, "format 2, supported is 1"},
+        {format_1, QN_E_UNSUPPORTED, "format 1, supported is 2"},
         {no_payload, QN_E_FORMAT, "quern.payload|names no file"},
         {payload_of_numbers, QN_E_FORMAT, "payload[0] is not a string"},
         {payload_outside, QN_E_FORMAT, "'../payload-00001-of-00002.safetensors'|plain name"},
@@ -287,17 +300,18 @@ static void test_damaged_artifacts(void **state) {
         {payload_twice, QN_E_FORMAT, "twice"},
         {payload_too_few, QN_E_SHAPE, "is missing"},
         {wrong_format, QN_E_FORMAT, "payload-00001|'pt', expected 'quern'"},
-        {wrong_version, QN_E_UNSUPPORTED, "payload-00001|version '2'"},
+        {wrong_version, QN_E_UNSUPPORTED, "payload-00001|version '1'"},
         {wrong_rows, QN_E_SHAPE, UP "|79x48|80x48"},
-        {wrong_rescue_count, QN_E_SHAPE, UP ".codes|[77, 10]|[76, 10]"},
+        {wrong_rescue_count, QN_E_SHAPE, UP "' is U8|[1320, ...], expected U8 [1330]"},
+        {other_band, QN_E_SHAPE, UP "|1 of 80 lines lie in no band"},
         {unknown_code, QN_E_FORMAT, "q3|sign, ternary, q4"},
-        {part_missing, QN_E_FORMAT, UP ".scales' is missing"},
-        {part_of_wrong_shape, QN_E_SHAPE, UP ".scales|[77, 1]|[77, 3]"},
-        {part_of_wrong_dtype, QN_E_SHAPE, UP ".scales' is BF16|expected F16"},
+        {block_missing, QN_E_FORMAT, UP "' is missing"},
+        {block_of_wrong_shape, QN_E_SHAPE, UP "' is U8 with 2 dimensions"},
+        {block_of_wrong_dtype, QN_E_SHAPE, UP "' is I8|expected U8"},
         {illegal_code, QN_E_VALUE, "payload-00001|" UP "|illegal ternary code|row 1, column 0"},
-        {illegal_mask, QN_E_FORMAT, UP "|.rescue_mask"},
-        {infinite_scale, QN_E_VALUE, "payload-00002|" SECOND "|.scales"},
-        {dense_matrix, QN_E_FORMAT, EMBED "' is stored densely"},
+        {illegal_mask, QN_E_FORMAT, UP "|the mask"},
+        {infinite_scale, QN_E_VALUE, "payload-00002|" SECOND "|scale 0x7c00"},
+        {matrix_without_line, QN_E_FORMAT, EMBED "' has no line in __metadata__"},
         {vector_in_f32, QN_E_SHAPE, NORM "' is F32, expected F16 or BF16"},
         {surplus, QN_E_SHAPE, "'extra' is not part of the qwen3 model"},
         {padding_in_first_file, QN_E_SHAPE, "'quern.padding' is not part"},
@@ -328,49 +342,82 @@ static void test_nan_in_vector(void **state) {
 
 static void test_spec_lines(void **state) {
     (void)state;
-    static const char *const good[] = {"3072x1024 ternary/64 q4/128 12", "1x1 sign/0 none/0 0",
-                                       "8x5 q4/128 none/0 0", "8x5 sign/128 q4/128 8"};
+    static const char *const good[] = {
+        "3072x1024 rows 3060 ternary/64/f16 12 q4/128/f16",
+        "1x1 rows 1 sign/0/f16",
+        "8x5 rows 8 q4/128/log6",
+        "8x6 rows 8 sign+sign/2/log6 hadamard/2",
+        "768x256 columns 200 ternary/64/log6 40 ternary+ternary/64/log6 16 q4/128/f16 hadamard/128",
+    };
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         qn_encoded e = {0};
         char line[QN_PACKED_SPEC_BYTES];
         assert_ok(qn_packed_spec_parse(good[i], "f", &e, err));
-        qn_packed_spec_format(&e, line, sizeof line);
+        qn_packed_spec_format(&e, line);
         assert_string_equal(line, good[i]);
-        assert_null(e.codes);
+        assert_null(e.data);
     }
+    qn_encoded e = {0};
+    assert_ok(qn_packed_spec_parse(good[4], "f", &e, err));
+    assert_int_equal(e.axis, QN_AXIS_COLUMNS);
+    assert_int_equal(e.n_bands, 3);
+    assert_int_equal(e.bands[1].n_planes, 2);
+    assert_int_equal(e.bands[1].codec.scale, QN_SCALE_LOG6);
+    assert_int_equal(e.bands[2].n_lines, 16);
+    assert_int_equal(e.hadamard, 128);
+
     static const char *const bad[] = {
         "",
         "8",
         "8x",
         "8x5",
-        "8x5 sign",
-        "8x5 sign/0",
-        "8x5 sign/0 none/0",
-        "8x5 sign/0 none/0 ",
-        "8x5 sign/0 none/0 0 ",
-        " 8x5 sign/0 none/0 0",
-        "+8x5 sign/0 none/0 0",
-        "08x5 sign/0 none/0 0",
-        "8x5  sign/0 none/0 0",
-        "8X5 sign/0 none/0 0",
-        "0x5 sign/0 none/0 0",
-        "-8x5 sign/0 none/0 0",
-        "8x5 none/0 none/0 0",
-        "8x5 sign/-1 none/0 0",
-        "8x5 sign/99999999999 none/0 0",
-        "8x5 sign/0 q4/128 0",
-        "8x5 sign/0 none/0 1",
-        "8x5 sign/0 q4/128 9",
-        "8x5 sign/0 q4/128 -1",
-        "8x5 sign/0 ternary/128 1",
-        "9999999999x99999999999999 sign/0 none/0 0",
-        "99999999999999999999x5 sign/0 none/0 0",
-        "8x5 signsignsignsignsign/0 none/0 0",
+        "8x5 rows",
+        "8x5 rows ",
+        "8x5 rows 8",
+        "8x5 rows 8 sign",
+        "8x5 rows 8 sign/0",
+        "8x5 rows 8 sign/0/",
+        "8x5 rows 8 sign/0/f16 ",
+        " 8x5 rows 8 sign/0/f16",
+        "+8x5 rows 8 sign/0/f16",
+        "08x5 rows 8 sign/0/f16",
+        "8x5 rows 08 sign/0/f16",
+        "8x5  rows 8 sign/0/f16",
+        "8x5 rows  8 sign/0/f16",
+        "8X5 rows 8 sign/0/f16",
+        "8x5 row 8 sign/0/f16",
+        "0x5 rows 0 sign/0/f16",
+        "-8x5 rows -8 sign/0/f16",
+        "8x5 rows 7 sign/0/f16",
+        "8x5 rows 9 sign/0/f16",
+        "8x5 rows 8 none/0/f16",
+        "8x5 rows 8 sign/-1/f16",
+        "8x5 rows 8 sign/99999999999/f16",
+        "8x5 rows 8 sign/0/f32",
+        "8x5 rows 8 sign/0/?",
+        "8x5 rows 8 sign+ternary/0/f16",
+        "8x5 rows 8 sign+sign+sign/0/f16",
+        "8x5 rows 8 sign+/0/f16",
+        "8x5 rows 8 q4+q4/128/f16",
+        "8x5 columns 5 sign/0/f16",
+        "8x5 rows 5 sign/0/f16 3 q4/128/f16 0 q4/128/f16",
+        "8x5 rows 5 sign/0/f16 1 q4/128/f16 1 q4/128/f16 1 q4/128/f16",
+        "8x6 rows 8 sign/0/f16 hadamard/0",
+        "8x6 rows 8 sign/0/f16 hadamard/1",
+        "8x6 rows 8 sign/0/f16 hadamard/4",
+        "8x6 rows 8 sign/0/f16 hadamard/6",
+        "8x6 rows 8 sign/0/f16 hadamard/-2",
+        "8x6 rows 8 sign/0/f16 hadamard/2 ",
+        "8x6 rows hadamard/2 8 sign/0/f16",
+        "9999999999x99999999999999 rows 9999999999 sign/0/f16",
+        "99999999999999999999x5 rows 8 sign/0/f16",
+        "8x5 rows 8 signsignsignsignsign/0/f16",
     };
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
-        qn_encoded e = {.rows = 77};
-        assert_int_not_equal(qn_packed_spec_parse(bad[i], "f", &e, NULL), QN_OK);
-        assert_int_equal(e.rows, 77); /* unchanged on failure */
+        qn_encoded untouched = {.rows = 77};
+        if (qn_packed_spec_parse(bad[i], "f", &untouched, NULL) == QN_OK)
+            fail_msg("'%s' was accepted", bad[i]);
+        assert_int_equal(untouched.rows, 77);
     }
 }
 

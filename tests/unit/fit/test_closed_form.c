@@ -91,7 +91,8 @@ static double rounding_allowance(const float *w, const float *h, int64_t n) {
 static void check_against_exhaustive(qn_code code, const float *w, const float *h, int64_t n) {
     double exact = exhaustive_error(code, w, h, n), scale, reference;
     double allowance = rounding_allowance(w, h, n);
-    double fitted = qn_fit_row((qn_codec){code, 0}, QN_FIT_OPTIMAL, w, h, n, &scratch, NULL, NULL);
+    double fitted =
+        qn_fit_row((qn_codec){code, 0, QN_SCALE_F16}, QN_FIT_OPTIMAL, w, h, n, &scratch, NULL, NULL);
     qn_status status = code == QN_CODE_SIGN ? qni_reference_sign(w, h, n, &scale, &reference)
                                             : qni_reference_ternary(w, h, n, &scale, &reference);
     assert_int_equal(status, QN_OK);
@@ -148,8 +149,9 @@ static void test_fast_equals_sorted(void **state) {
         fill_weights(h, cols);
         for (size_t g = 0; g < sizeof groups / sizeof *groups; g++) {
             for (qn_code code = QN_CODE_SIGN; code <= QN_CODE_TERNARY; code++) {
-                check_against_reference((qn_codec){code, groups[g]}, w, NULL, cols);
-                if (groups[g] != 1) check_against_reference((qn_codec){code, groups[g]}, w, h, cols);
+                check_against_reference((qn_codec){code, groups[g], QN_SCALE_F16}, w, NULL, cols);
+                if (groups[g] != 1)
+                    check_against_reference((qn_codec){code, groups[g], QN_SCALE_F16}, w, h, cols);
             }
         }
     }
@@ -177,7 +179,7 @@ static void test_error_is_that_of_the_stored_row(void **state) {
     static uint16_t scales[MAX_COLS];
     for (int trial = 0; trial < 60; trial++) {
         int64_t cols = 1 + (int64_t)(uniform() * 600);
-        qn_codec codec = {(qn_code)(QN_CODE_SIGN + trial % 3), trial % 2 ? 128 : 0};
+        qn_codec codec = {(qn_code)(QN_CODE_SIGN + trial % 3), trial % 2 ? 128 : 0, QN_SCALE_F16};
         fill(trial % N_KINDS, w, cols);
         fill_weights(h, cols);
         for (int rule = QN_FIT_OPTIMAL; rule <= QN_FIT_PUBLISHED; rule++) {
@@ -202,7 +204,7 @@ static void test_optimal_is_never_worse_than_published(void **state) {
         for (qn_code code = QN_CODE_SIGN; code <= QN_CODE_Q4; code++) {
             for (int weighted = 0; weighted < 2; weighted++) {
                 const float *weights = weighted ? h : NULL;
-                qn_codec codec = {code, 64};
+                qn_codec codec = {code, 64, QN_SCALE_F16};
                 double optimal = qn_fit_row(codec, QN_FIT_OPTIMAL, w, weights, 256, &scratch, NULL, NULL);
                 double published = qn_fit_row(codec, QN_FIT_PUBLISHED, w, weights, 256, &scratch, NULL, NULL);
                 /* both scales are rounded, so a tie may fall either way */
@@ -221,7 +223,8 @@ static void test_q4_is_close_to_a_fine_scan(void **state) {
     float w[128];
     for (int trial = 0; trial < 100; trial++) {
         fill(0, w, 128);
-        fitted += qn_fit_row((qn_codec){QN_CODE_Q4, 128}, QN_FIT_OPTIMAL, w, NULL, 128, &scratch, NULL, NULL);
+        fitted += qn_fit_row((qn_codec){QN_CODE_Q4, 128, QN_SCALE_F16}, QN_FIT_OPTIMAL, w, NULL, 128,
+                             &scratch, NULL, NULL);
         float max = 0;
         for (int i = 0; i < 128; i++) max = fmaxf(max, fabsf(w[i]));
         double best = DBL_MAX;
@@ -239,14 +242,15 @@ static void test_published_rules(void **state) {
     int8_t q[5];
     uint16_t scale;
     const int8_t sign[5] = {1, -1, 1, 1, -1}, ternary[5] = {1, -1, 0, 0, 0}, q4[5] = {4, -7, 1, 0, -2};
-    qn_fit_row((qn_codec){QN_CODE_SIGN, 0}, QN_FIT_PUBLISHED, w, NULL, 5, &scratch, q, &scale);
+    qn_fit_row((qn_codec){QN_CODE_SIGN, 0, QN_SCALE_F16}, QN_FIT_PUBLISHED, w, NULL, 5, &scratch, q, &scale);
     assert_memory_equal(q, sign, 5);
     assert_int_equal(scale, qn_f32_to_f16(0.75f));
     /* mean 0.75, threshold 0.525: 1 and 2 are kept */
-    qn_fit_row((qn_codec){QN_CODE_TERNARY, 0}, QN_FIT_PUBLISHED, w, NULL, 5, &scratch, q, &scale);
+    qn_fit_row((qn_codec){QN_CODE_TERNARY, 0, QN_SCALE_F16}, QN_FIT_PUBLISHED, w, NULL, 5, &scratch, q,
+               &scale);
     assert_memory_equal(q, ternary, 5);
     assert_int_equal(scale, qn_f32_to_f16(1.5f));
-    qn_fit_row((qn_codec){QN_CODE_Q4, 0}, QN_FIT_PUBLISHED, w, NULL, 5, &scratch, q, &scale);
+    qn_fit_row((qn_codec){QN_CODE_Q4, 0, QN_SCALE_F16}, QN_FIT_PUBLISHED, w, NULL, 5, &scratch, q, &scale);
     assert_memory_equal(q, q4, 5);
     assert_int_equal(scale, qn_f32_to_f16(2.0f / 7));
 }
@@ -258,8 +262,8 @@ static void test_zero_groups(void **state) {
         for (int rule = QN_FIT_OPTIMAL; rule <= QN_FIT_PUBLISHED; rule++) {
             int8_t q[4];
             uint16_t scale = 77;
-            assert_true(qn_fit_row((qn_codec){code, 0}, (qn_fit_rule)rule, w, h, 4, &scratch, q, &scale) ==
-                        0);
+            assert_true(qn_fit_row((qn_codec){code, 0, QN_SCALE_F16}, (qn_fit_rule)rule, w, h, 4, &scratch, q,
+                                   &scale) == 0);
             assert_int_equal(scale, code == QN_CODE_Q4 ? 1 : 0); /* a q4 scale is always positive */
             for (int i = 0; i < 4; i++) assert_int_equal(q[i], code == QN_CODE_SIGN ? 1 : 0);
         }
@@ -280,8 +284,8 @@ static void test_scales_stay_within_fp16(void **state) {
                 for (int weighted = 0; weighted < 2; weighted++) {
                     int8_t q[40];
                     uint16_t scale;
-                    double error = qn_fit_row((qn_codec){code, 0}, (qn_fit_rule)rule, w, weighted ? h : NULL,
-                                              40, &scratch, q, &scale);
+                    double error = qn_fit_row((qn_codec){code, 0, QN_SCALE_F16}, (qn_fit_rule)rule, w,
+                                              weighted ? h : NULL, 40, &scratch, q, &scale);
                     assert_true(isfinite(error));
                     assert_true(scale >= 1 && scale < 0x7c00);
                     for (int i = 0; i < 40; i++) assert_true(abs(q[i]) <= qn_code_max(code));
@@ -300,7 +304,7 @@ static void test_weights_without_a_say_are_left_out(void **state) {
     for (qn_code code = QN_CODE_SIGN; code <= QN_CODE_TERNARY; code++) {
         int8_t q[70], plain[70];
         uint16_t scale, plain_scale;
-        qn_codec codec = {code, 0};
+        qn_codec codec = {code, 0, QN_SCALE_F16};
         qn_fit_row(codec, QN_FIT_OPTIMAL, w, NULL, 70, &scratch, plain, &plain_scale);
         assert_true(qn_fit_row(codec, QN_FIT_OPTIMAL, w, none, 70, &scratch, q, &scale) == 0);
         assert_int_equal(scale, plain_scale);

@@ -7,8 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const qn_rowmix_options ternary = {
-    .native = {QN_CODE_TERNARY, 16}, .rescue = {QN_CODE_Q4, 128}, .rule = QN_FIT_OPTIMAL};
+static const qn_rowmix_options ternary = {.native = {QN_CODE_TERNARY, 16, QN_SCALE_F16},
+                                          .rescue = {QN_CODE_Q4, 128, QN_SCALE_F16},
+                                          .rule = QN_FIT_OPTIMAL};
 
 typedef struct fixture {
     char *folder;
@@ -212,7 +213,9 @@ static void test_encoding_has_the_measured_error(void **state) {
         qn_encoded one = {0}, many = {0};
         encode(weight, &ternary, choice.rescued[t], 1, &one);
         encode(weight, &ternary, choice.rescued[t], 5, &many);
-        assert_int_equal(one.n_rescue_rows, choice.n_rescued_rows[t]);
+        const qn_encoded shape =
+            qn_rowmix_shape(&ternary, tensor->rows, tensor->cols, choice.n_rescued_rows[t]);
+        assert_true(qn_encoded_same_shape(&one, &shape));
         assert_memory_equal(one.owned, many.owned, (size_t)qn_encoded_bytes(&one));
         qn_weight_decode_rows(weight, 0, tensor->rows, w);
         qn_encoded_decode_rows(&one, 0, tensor->rows, decoded);
@@ -223,7 +226,8 @@ static void test_encoding_has_the_measured_error(void **state) {
                 error += ((double)w[i] - (double)decoded[i]) * ((double)w[i] - (double)decoded[i]);
             }
             assert_true(fabs(error - measured) <= 1e-6 * error); /* stored as float */
-            assert_int_equal(one.slot[row] < 0, choice.rescued[t][row]);
+            const qn_code code = one.bands[one.index[row] % 4].codec.code;
+            assert_int_equal(code == QN_CODE_Q4, choice.rescued[t][row]);
         }
         qn_encoded_release(&many);
         qn_encoded_release(&one);
@@ -244,11 +248,12 @@ static void test_all_or_no_rows_rescued(void **state) {
     memset(all, 1, (size_t)qn_weight_rows(weight));
     qn_encoded e = {0};
     encode(weight, &ternary, all, 0, &e);
-    assert_int_equal(e.n_rescue_rows, e.rows);
+    assert_int_equal(e.n_bands, 1);
+    assert_int_equal(e.bands[0].codec.code, QN_CODE_Q4);
     qn_encoded_release(&e);
     encode(weight, &ternary, NULL, 0, &e);
-    assert_int_equal(e.n_rescue_rows, 0);
-    assert_int_equal(e.rescue.code, QN_CODE_NONE);
+    assert_int_equal(e.n_bands, 1);
+    assert_int_equal(e.bands[0].codec.code, QN_CODE_TERNARY);
     qn_encoded_release(&e);
     free(all);
     close_tiny(&f);
@@ -257,12 +262,13 @@ static void test_all_or_no_rows_rescued(void **state) {
 static void test_impossible_options_are_refused(void **state) {
     (void)state;
     fixture f = open_tiny(&(tiny_options){0});
-    qn_rowmix_options options[] = {ternary, ternary, ternary, ternary};
+    qn_rowmix_options options[] = {ternary, ternary, ternary, ternary, ternary};
     options[0].native.code = QN_CODE_NONE;
     options[1].rescue.code = QN_CODE_COUNT;
     options[2].native.group_size = -4;
     options[3].rule = (qn_fit_rule)9;
-    for (int i = 0; i < 4; i++) {
+    options[4].rescue.scale = QN_SCALE_LOG6;
+    for (int i = 0; i < 5; i++) {
         qn_sensitivity s = {0};
         assert_int_equal(qn_sensitivity_measure(f.checkpoint, &options[i], NULL, &s, NULL), QN_E_ARGUMENT);
     }
@@ -292,7 +298,8 @@ static void test_error_on_trained_weights(void **state) {
     qn_checkpoint *checkpoint = NULL;
     qn_error err;
     if (qn_checkpoint_open(path, &checkpoint, &err) != QN_OK) fail_msg("%s", err.message);
-    qn_rowmix_options options = {.native = {QN_CODE_TERNARY, 128}, .rescue = {QN_CODE_Q4, 128}};
+    qn_rowmix_options options = {.native = {QN_CODE_TERNARY, 128, QN_SCALE_F16},
+                                 .rescue = {QN_CODE_Q4, 128, QN_SCALE_F16}};
     double error[2] = {0}, energy = 0;
     for (int rule = QN_FIT_OPTIMAL; rule <= QN_FIT_PUBLISHED; rule++) {
         options.rule = (qn_fit_rule)rule;

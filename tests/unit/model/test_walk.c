@@ -230,15 +230,19 @@ static void test_largest_activation(void **state) {
 
 /* A matrix of signs with a scale a row, and the dense matrix it stands for. */
 static void make_signs(int64_t rows, int64_t cols, qn_weight *encoded, qn_weight *dense, float *values) {
-    qn_encoded e = {.rows = rows, .cols = cols, .native = {.code = QN_CODE_SIGN}};
+    const qn_codec sign = {.code = QN_CODE_SIGN};
+    qn_encoded e = {
+        .rows = rows, .cols = cols, .n_bands = 1, .bands = {{.codec = sign, .n_planes = 1, .n_lines = rows}}};
     qn_encoded_arrays arrays;
-    const int64_t row_bytes = qn_codec_code_bytes(e.native, cols);
+    const int64_t row_bytes = qn_codec_code_bytes(sign, cols);
     int8_t q[512];
     assert_int_equal(qn_encoded_alloc(&e, &arrays, NULL), QN_OK);
+    const qn_plane_arrays *plane = &arrays.planes[0][0];
     for (int64_t r = 0; r < rows; r++) {
+        const uint16_t scale = qn_f32_to_f16(0.05f + 0.001f * (float)(r % 9));
         for (int64_t c = 0; c < cols; c++) q[c] = (r * 7 + c * c * 3 + c * r) % 5 < 2 ? 1 : -1;
-        qn_codec_pack_row(e.native, q, cols, arrays.codes + r * row_bytes);
-        arrays.scales[r] = qn_f32_to_f16(0.05f + 0.001f * (float)(r % 9));
+        qn_codec_pack_row(sign, q, cols, plane->codes + r * row_bytes);
+        qn_scales_pack(QN_SCALE_F16, &scale, 1, plane->scales + 2 * r);
     }
     assert_int_equal(qn_encoded_bind(&e, "test", NULL), QN_OK);
     qn_encoded_decode_rows(&e, 0, rows, values);
