@@ -13,6 +13,7 @@ static const cli_option k_options[] = {
     {"recipe", CLI_TEXT, "FILE.yaml|NAME", "what to do (default: the track's best built-in recipe)", false},
     {"docs", CLI_TEXT, "FILE", "dev documents: scored before and after", false},
     {"text", CLI_TEXT, "FILE", "calibration text, for recipes that calibrate", false},
+    {"allow-leak", CLI_FLAG, NULL, "calibrate on text that holds the dev documents too", false},
     {"second-moments", CLI_TEXT, "FILE", "input second moments for the fits and the choice of rows", false},
     {"tokenizer", CLI_TEXT, "DIR|byte", "for scoring, instead of the model's own", false},
     {"bits-per-parameter", CLI_REAL, "X", "budget instead of the track's", false},
@@ -123,7 +124,7 @@ static int run(const cli_args *args) {
     qn_profile profile;
     qn_recipe recipe;
     if (read_rules(args, &profile, &recipe, &err) != QN_OK) return cli_fail(&err);
-    if (cli_text(args, "text", NULL))
+    if (cli_text(args, "text", NULL) && !qn_recipe_calibrates(&recipe))
         qn_log(&ctx, QN_LOG_INFO, "recipe '%s' is data-free: the calibration text is not read", recipe.name);
     const qn_compress_options options = {.model = args->positionals[0],
                                          .output = cli_text(args, "o", NULL),
@@ -134,6 +135,8 @@ static int run(const cli_args *args) {
                                          .without_tokenizer = cli_flag(args, "no-tokenizer"),
                                          .dry_run = cli_flag(args, "dry-run"),
                                          .second_moments = cli_text(args, "second-moments", NULL),
+                                         .text = cli_text(args, "text", NULL),
+                                         .allow_leak = cli_flag(args, "allow-leak"),
                                          .documents = cli_text(args, "docs", NULL),
                                          .tokenizer = cli_text(args, "tokenizer", NULL),
                                          .work = cli_text(args, "work", NULL),

@@ -120,7 +120,7 @@ static int run(const cli_args *args) {
     if (st == QN_OK) {
         const qn_rowmix_options options = {
             .native = {.code = track == QN_TRACK_BINARY ? QN_CODE_SIGN : QN_CODE_TERNARY,
-                       .group_size = recipe.group_size},
+                       .group_size = (int32_t)recipe.group_size},
             .rescue = {.code = QN_CODE_Q4, .group_size = 128},
             .rule = recipe.rule,
             .moments = stats ? &moments : NULL};

@@ -65,5 +65,7 @@ qn_status cli_recipe_named(const char *name, qn_track track, qn_recipe *out, qn_
 }
 
 qn_status cli_recipe(const cli_args *args, qn_track track, qn_recipe *out, qn_error *err) {
-    return cli_recipe_named(cli_text(args, "recipe", NULL), track, out, err);
+    /* With calibration text the best there is; without, what needs none. */
+    const char *best = cli_text(args, "text", NULL) ? qn_track_name(track) : NULL;
+    return cli_recipe_named(cli_text(args, "recipe", best), track, out, err);
 }

@@ -32,7 +32,7 @@ static qn_status check_shape(const qn_band_shape *shape, qn_error *err) {
 }
 
 static qn_status take_lines(const qn_band_shape *shape, qn_banded *out, qn_error *err) {
-    const int64_t n_lines = shape->axis == QN_BAND_ROWS ? shape->rows : shape->cols;
+    const int64_t n_lines = shape->axis == QN_AXIS_ROWS ? shape->rows : shape->cols;
     if (!(out->line_band = qni_alloc_array(n_lines, 1))) return qni_fail_nomem(err, "the bands of lines");
     for (int64_t i = 0; i < n_lines; i++) {
         const int band = shape->line_band ? shape->line_band[i] : 0;
@@ -47,11 +47,11 @@ static qn_status take_lines(const qn_band_shape *shape, qn_banded *out, qn_error
 }
 
 static qn_status alloc_band(const qn_banded *banded, qn_banded_band *band, qn_error *err) {
-    const bool by_rows = banded->axis == QN_BAND_ROWS, transposed = band->spec.code == QN_CODE_Q4;
+    const bool by_rows = banded->axis == QN_AXIS_ROWS, transposed = band->spec.code == QN_CODE_Q4;
     int64_t n_codes, n_scales;
     band->rows = by_rows || transposed ? band->n_lines : banded->rows;
     band->cols = by_rows ? banded->cols : transposed ? banded->rows : band->n_lines;
-    const qn_codec codec = {band->spec.code, band->spec.group_size};
+    const qn_codec codec = {.code = band->spec.code, .group_size = band->spec.group_size};
     band->groups = band->cols ? qn_codec_groups(codec, band->cols) : 0;
     if (!qni_multiply_i64(band->rows, band->cols, &n_codes) ||
         !qni_multiply_i64(band->rows, band->groups, &n_scales))
@@ -108,7 +108,7 @@ static float decode_at(const qn_banded_band *band, int64_t row, int64_t col) {
 
 static void decode_line(const qn_banded *banded, int64_t line, int64_t place, float *out) {
     const qn_banded_band *band = &banded->bands[banded->line_band[line]];
-    if (banded->axis == QN_BAND_ROWS) {
+    if (banded->axis == QN_AXIS_ROWS) {
         for (int64_t c = 0; c < banded->cols; c++) out[line * banded->cols + c] = decode_at(band, place, c);
         return;
     }
@@ -119,7 +119,7 @@ static void decode_line(const qn_banded *banded, int64_t line, int64_t place, fl
 }
 
 void qn_banded_decode(const qn_banded *banded, float *out) {
-    const int64_t n_lines = banded->axis == QN_BAND_ROWS ? banded->rows : banded->cols;
+    const int64_t n_lines = banded->axis == QN_AXIS_ROWS ? banded->rows : banded->cols;
     int64_t next[QN_MAX_BANDS] = {0};
     for (int64_t i = 0; i < n_lines; i++) decode_line(banded, i, next[banded->line_band[i]]++, out);
 }

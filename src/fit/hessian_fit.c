@@ -182,7 +182,7 @@ static qn_status take_factor(fit *f, const qn_context *ctx, qn_error *err) {
 
 static qn_status fit_bands(fit *f, const qn_context *ctx, qn_error *err) {
     if (f->options.method != QN_HESSIAN_WEIGHTED) QN_TRY(take_factor(f, ctx, err));
-    if (f->out.axis == QN_BAND_COLUMNS) return fit_problem(f, -1, ctx, err);
+    if (f->out.axis == QN_AXIS_COLUMNS) return fit_problem(f, -1, ctx, err);
     for (int b = 0; b < f->out.n_bands; b++) {
         if (f->out.bands[b].n_lines > 0) QN_TRY(fit_problem(f, b, ctx, err));
     }

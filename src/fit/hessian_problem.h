@@ -57,7 +57,7 @@ static inline const float *qni_problem_row(const qni_problem *p, int64_t row) {
 
 /* Whether a band holds one stored row for each of its columns. */
 static inline bool qni_is_transposed(const qn_banded *banded, int band) {
-    return banded->axis == QN_BAND_COLUMNS && banded->bands[band].spec.code == QN_CODE_Q4;
+    return banded->axis == QN_AXIS_COLUMNS && banded->bands[band].spec.code == QN_CODE_Q4;
 }
 
 /* Starting scales of every row, rounded to fp16 in p->scales; those of q4 bands are stored in the product. QN_E_VALUE for weights

@@ -144,7 +144,7 @@ static void fit_native_band(qni_problem *p, int64_t row, int64_t s, int64_t end,
     const qn_banded_band *band = &p->out->bands[p->slots[s].band];
     const int64_t first = p->slots[s].first, n = p->slots[end - 1].last - first;
     if (band->spec.n_planes == 1) {
-        const qn_codec codec = {band->spec.code, band->spec.group_size};
+        const qn_codec codec = {.code = band->spec.code, .group_size = band->spec.group_size};
         qn_fit_row(codec, QN_FIT_OPTIMAL, work->w + first, work->h + first, n, &work->scratch, NULL,
                    work->bits);
     } else {
@@ -169,7 +169,7 @@ static bool fit_row(qni_problem *p, int64_t row, start_work *work) {
         for (end = s; end < p->n_native && p->slots[end].band == p->slots[s].band;) end++;
         fit_native_band(p, row, s, end, work);
     }
-    if (p->n_slots > p->n_native && p->out->axis == QN_BAND_ROWS)
+    if (p->n_slots > p->n_native && p->out->axis == QN_AXIS_ROWS)
         fit_q4_row(p, &p->out->bands[p->slots[p->n_native].band], row, work->w, work->h);
     return true;
 }
@@ -196,7 +196,7 @@ static int64_t fit_all(qni_problem *p, int n_threads, bool *out_of_memory) {
         }
 #pragma omp for schedule(dynamic, 16)
         for (int64_t s = p->n_native; s < p->n_slots; s++) {
-            if (ready && p->out->axis == QN_BAND_COLUMNS) fit_q4_column(p, &p->slots[s], &work);
+            if (ready && p->out->axis == QN_AXIS_COLUMNS) fit_q4_column(p, &p->slots[s], &work);
         }
         work_release(&work);
     }

@@ -201,7 +201,7 @@ qn_status qni_calibrated_run(qni_calibrated *c, const qni_matrix_store *store, c
 
     float *metric = qni_alloc_array(config->hidden_size * config->hidden_size, sizeof *metric);
     if (!metric) return qni_fail_nomem(err, "second moments");
-    qni_loss_model_embedding_metric(&c->loss, config->tie_word_embeddings, metric);
+    qni_loss_model_embedding_metric(&c->loss, config->tied, metric);
     job.embedding_metric = metric;
     qn_status status = qn_model_open(c->options->model, &job.teacher, err);
     if (status == QN_OK) status = qn_model_open(c->options->model, &job.student, err);

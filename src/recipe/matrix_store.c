@@ -21,11 +21,18 @@ static qn_status path_of(const qni_matrix_store *store, int64_t entry, char path
     return qn_fail(err, QN_E_ARGUMENT, "%s: the path of the work folder is too long", store->folder);
 }
 
+bool qni_matrix_store_is_used(const qni_matrix_store *store, const qn_layout *layout) {
+    char path[MAX_PATH_BYTES];
+    for (int64_t i = 0; i < layout->n; i++)
+        if (path_of(store, i, path, NULL) == QN_OK && access(path, F_OK) == 0) return true;
+    return false;
+}
+
 qn_status qni_matrix_store_save(const qni_matrix_store *store, int64_t entry, const char *name,
                                 const qn_encoded *encoded, qn_error *err) {
     char path[MAX_PATH_BYTES], spec[QN_PACKED_SPEC_BYTES];
     QN_TRY(path_of(store, entry, path, err));
-    qn_packed_spec_format(encoded, spec, sizeof spec);
+    qn_packed_spec_format(encoded, spec);
     const qn_safetensors_item item = {
         name,
         {.data = encoded->data, .dtype = QN_DTYPE_U8, .n_dims = 1, .shape = {qn_encoded_bytes(encoded)}}};
@@ -44,7 +51,7 @@ static qn_status take(const qn_safetensors *file, const char *path, const char *
             "%s belongs to another run (other weights, recipe, text, budget or processor): expected "
             "run %s, found %s; give another --work folder",
             path, key, saved ? saved : "none");
-    qn_packed_spec_format(shape, expected, sizeof expected);
+    qn_packed_spec_format(shape, expected);
     const bool found = qn_safetensors_find(file, name, &index);
     const qn_view *view = found ? qn_safetensors_view(file, index) : NULL;
     if (!spec || strcmp(spec, expected) != 0 || !view || view->dtype != QN_DTYPE_U8 ||

@@ -6,12 +6,16 @@
 #define QUERN_SRC_RECIPE_MATRIX_STORE_H
 
 #include "quern/base/sha256.h"
+#include "quern/checkpoint/layout.h"
 #include "quern/codec/codec.h"
 
 typedef struct qni_matrix_store {
     const char *folder; /* borrowed; exists */
     char key[QN_SHA256_HEX];
 } qni_matrix_store;
+
+/* Whether the folder holds a matrix of a model of LAYOUT, of whatever run. */
+bool qni_matrix_store_is_used(const qni_matrix_store *store, const qn_layout *layout);
 
 QN_NODISCARD qn_status qni_matrix_store_save(const qni_matrix_store *store, int64_t entry, const char *name,
                                              const qn_encoded *encoded, qn_error *err);

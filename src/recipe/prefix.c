@@ -69,6 +69,7 @@ static qn_status fit_matrix(prefix *p, int64_t entry, const metric *m, qn_error 
     const qn_layout_entry *e = &p->layout->entries[entry];
     const qni_prefix_options *options = &p->job->options;
     const qni_plan_choice *choice = &p->job->choices[entry];
+    const qn_band_shape shape = qn_band_shape_of(&choice->shape, choice->line_band);
     qn_hessian_fit_report report = {0};
     qn_banded banded = {0};
     qn_encoded encoded = {0};
@@ -80,10 +81,9 @@ static qn_status fit_matrix(prefix *p, int64_t entry, const metric *m, qn_error 
         status = qn_asymmetric_target(w, m->hessian, m->cross, e->rows, e->cols, options->target_blend,
                                       options->target_ridge, p->ctx, w, err);
     if (status == QN_OK)
-        status = qn_hessian_fit(w, m->hessian, &choice->shape, choice->line_band, &options->fit, p->ctx,
-                                &banded, &report, err);
+        status = qn_hessian_fit(w, m->hessian, &shape, &options->fit, p->ctx, &banded, &report, err);
     free(w);
-    if (status == QN_OK) status = qn_banded_encode(&banded, e->name, &encoded, err);
+    if (status == QN_OK) status = qn_banded_encode(&banded, choice->shape.hadamard, e->name, &encoded, err);
     qn_banded_release(&banded);
     if (status == QN_OK) status = qni_matrix_store_save(p->job->store, entry, e->name, &encoded, err);
     if (status != QN_OK) {
@@ -107,12 +107,12 @@ static qn_status take_stored(prefix *p, int64_t entry, bool *found, qn_error *er
 }
 
 static void give_back(prefix *p, int64_t entry) {
-    (void)qn_model_set_weight(p->job->student, entry, NULL, NULL);
+    (void)!qn_model_set_weight(p->job->student, entry, NULL, NULL); /* its own: cannot fail */
     if (p->lent[entry].kind == QN_WEIGHT_ENCODED) qn_encoded_release(&p->lent[entry].encoded);
     p->lent[entry] = (qn_weight){0};
 }
 
-static void report(prefix *p) {
+static void show_progress(prefix *p) {
     qn_report_progress(p->ctx, "quantise", (uint64_t)p->n_done, (uint64_t)p->layout->n_matrices);
 }
 
@@ -173,7 +173,7 @@ static qn_status compress_input(prefix *p, int64_t layer, int64_t entry, qn_erro
         if (status == QN_OK && !found && !m.hessian) status = measure_input(p, layer, entry, &m, err);
         if (status == QN_OK && !found) status = fit_matrix(p, i, &m, err);
         p->n_done++;
-        report(p);
+        show_progress(p);
     }
     metric_release(&m);
     return status;
@@ -245,7 +245,7 @@ static qn_status compress_head(prefix *p, qn_error *err) {
 static qn_status run(prefix *p, qn_error *err) {
     p->lent = qni_alloc_array(p->layout->n, sizeof *p->lent);
     if (!p->lent) return qni_fail_nomem(err, "weights");
-    report(p);
+    show_progress(p);
     QN_TRY(compress_embedding(p, err));
     QN_TRY(walker_open(p, p->job->student, &p->student, err));
     QN_TRY(walker_open(p, p->job->teacher, &p->teacher, err));

@@ -23,10 +23,6 @@
 extern "C" {
 #endif
 
-enum { QN_MAX_BANDS = 3, QN_MAX_PLANES = 2 };
-
-typedef enum qn_band_axis { QN_BAND_ROWS, QN_BAND_COLUMNS } qn_band_axis;
-
 typedef struct qn_band_spec {
     qn_code code;
     int n_planes;       /* 1 or 2; q4: 1 */
@@ -37,7 +33,7 @@ typedef struct qn_band_spec {
 /* Which lines are fitted how. line_band [R or C, as the axis says] is borrowed; NULL puts every line into band 0. */
 typedef struct qn_band_shape {
     int64_t rows, cols; /* R, C */
-    qn_band_axis axis;
+    qn_axis axis;
     int n_bands;
     qn_band_spec bands[QN_MAX_BANDS];
     const uint8_t *line_band;
@@ -58,7 +54,7 @@ typedef struct qn_banded_band {
 
 typedef struct qn_banded {
     int64_t rows, cols; /* R, C */
-    qn_band_axis axis;
+    qn_axis axis;
     int n_bands;
     qn_banded_band bands[QN_MAX_BANDS];
     uint8_t *line_band; /* [lines] */
@@ -73,6 +69,14 @@ QN_API void qn_banded_release(qn_banded *banded);
 
 /* out[R, C] = the weights the codes and fp16 scales stand for: s1 q1 + s2 q2, products and sum in f32. */
 QN_API void qn_banded_decode(const qn_banded *banded, float *out);
+
+/* The bands of a packed shape, with the bands of its lines (borrowed; NULL: all in band 0). */
+QN_API qn_band_shape qn_band_shape_of(const qn_encoded *shape, const uint8_t *line_band);
+
+/* Packs BANDED: *out is owned and bound, and decodes to the very weights of qn_banded_decode (before a rotation is undone, where
+ * HADAMARD, the columns of a rotated block, is not 0). Every band must have lines (QN_E_ARGUMENT). NAME is for messages. */
+QN_NODISCARD QN_API qn_status qn_banded_encode(const qn_banded *banded, int32_t hadamard, const char *name,
+                                               qn_encoded *out, qn_error *err);
 
 #ifdef __cplusplus
 }

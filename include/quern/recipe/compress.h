@@ -25,6 +25,8 @@ typedef struct qn_compress_options {
     bool without_tokenizer;
     bool dry_run;               /* stop after the plan; no weight is read, nothing is written */
     const char *second_moments; /* file for the weighted fits, or NULL */
+    const char *text;           /* calibration text, for recipes that calibrate */
+    bool allow_leak;            /* calibrate on text that holds the documents too; else refused */
     const char *documents;      /* scored before and after, or NULL */
     const char *tokenizer;      /* overrides the model's own, or NULL */
     const char *work;           /* folder that keeps the measured rows for --resume, or NULL */
