@@ -116,7 +116,7 @@ void qni_scale_grid_choose(const qni_scale_census *census, qni_scale_grid *out) 
                           .last_bin = bin_of(census->largest),
                           .bottom = log2((double)census->smallest),
                           .top = log2((double)census->largest),
-                          .cost = INFINITY};
+                          .cost = (double)INFINITY};
     search.low = search.bottom;
     search.high = search.top;
     double step = (search.top - search.bottom) / RANGE_STEPS;

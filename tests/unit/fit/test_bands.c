@@ -70,7 +70,7 @@ static void test_decoding(void **state) {
 /* The nearest of all levels, by trying them. */
 static double nearest_distance(const qn_band_spec *spec, double v, double s1, double s2) {
     const int most = qn_code_max(spec->code);
-    double best = INFINITY;
+    double best = (double)INFINITY;
     for (int a = -most; a <= most; a++) {
         for (int b = -1; b <= 1; b++) {
             if (spec->code == QN_CODE_SIGN && (a == 0 || (spec->n_planes == 2 && b == 0))) continue;

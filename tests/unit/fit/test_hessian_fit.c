@@ -36,7 +36,7 @@ static void check_codes(const qn_banded *b) {
 static void check_shape(const qn_band_shape *shape) {
     float *w = random_weights(shape->rows, shape->cols), *h = random_metric(shape->cols);
     const double energy = metric_error(w, NULL, h, shape->rows, shape->cols);
-    double last = INFINITY;
+    double last = (double)INFINITY;
     for (int method = QN_HESSIAN_WEIGHTED; method <= QN_HESSIAN_DESCENT; method++) {
         qn_hessian_fit_options options = qn_hessian_fit_defaults();
         qn_hessian_fit_report report;
@@ -525,7 +525,7 @@ static void test_bad_arguments_are_refused(void **state) {
     expect_refusal(w, h, &bad, &good, QN_E_ARGUMENT, "line 2 lies in band 3 of 1");
     for (int i = 0; i < 7; i++) {
         qn_hessian_fit_options options = good;
-        if (i == 0) options.damping = NAN;
+        if (i == 0) options.damping = (double)NAN;
         if (i == 1) options.damping = -1;
         if (i == 2) options.ridge = -1;
         if (i == 3) options.error_decay = 1.5;

@@ -324,7 +324,7 @@ static void test_bad_targets_are_refused(void **state) {
     assert_non_null(strstr(err.message, "weight [1, 1]"));
     w[7] = 0;
     assert_int_equal(qn_asymmetric_target(w, h, cross, 2, 6, 0.5, -1, NULL, out, NULL), QN_E_ARGUMENT);
-    assert_int_equal(qn_asymmetric_target(w, h, cross, 2, 6, NAN, 0, NULL, out, NULL), QN_E_ARGUMENT);
+    assert_int_equal(qn_asymmetric_target(w, h, cross, 2, 6, (double)NAN, 0, NULL, out, NULL), QN_E_ARGUMENT);
     assert_int_equal(qn_asymmetric_target(w, h, cross, 0, 6, 1, 0, NULL, out, NULL), QN_E_ARGUMENT);
     assert_true(out[0] == -7);
     free(w);
