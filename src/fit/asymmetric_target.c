@@ -62,7 +62,7 @@ static void multiply_block(const qni_strips *m, int64_t first, int64_t k0, int64
 }
 
 QNI_CLONES
-static void subtract_scaled(float *x, const float *sum, float factor) {
+static void subtract_scaled_lanes(float *x, const float *sum, float factor) {
     for (int t = 0; t < QNI_LANES; t++) x[t] -= factor * sum[t];
 }
 
@@ -83,15 +83,15 @@ static void solve_backwards(const target *t, const target_tile *tile) {
         multiply_block(&t->lower, first, last, t->cols, tile->x, tile->block);
         for (int64_t j = last - 1; j >= first; j--) {
             float *x = tile->x + j * QNI_LANES;
-            subtract_scaled(x, tile->block + (j - first) * QNI_LANES, 1);
+            subtract_scaled_lanes(x, tile->block + (j - first) * QNI_LANES, 1);
             for (int64_t k = j + 1; k < last; k++)
-                subtract_scaled(x, tile->x + k * QNI_LANES, *qni_strips_at(&t->lower, k, j));
+                subtract_scaled_lanes(x, tile->x + k * QNI_LANES, *qni_strips_at(&t->lower, k, j));
         }
     }
 }
 
 QNI_CLONES
-static void scale_by(float *x, float factor) {
+static void scale_lanes(float *x, float factor) {
     for (int t = 0; t < QNI_LANES; t++) x[t] *= factor;
 }
 
@@ -102,10 +102,10 @@ static void solve_forwards(const target *t, const target_tile *tile) {
         multiply_block(&t->upper, first, 0, first, tile->x, tile->block);
         for (int64_t j = first; j < last; j++) {
             float *x = tile->x + j * QNI_LANES;
-            scale_by(x, (float)(1 / t->factor.pivot[j]));
-            subtract_scaled(x, tile->block + (j - first) * QNI_LANES, 1);
+            scale_lanes(x, (float)(1 / t->factor.pivot[j]));
+            subtract_scaled_lanes(x, tile->block + (j - first) * QNI_LANES, 1);
             for (int64_t k = first; k < j; k++)
-                subtract_scaled(x, tile->x + k * QNI_LANES, *qni_strips_at(&t->upper, k, j));
+                subtract_scaled_lanes(x, tile->x + k * QNI_LANES, *qni_strips_at(&t->upper, k, j));
         }
     }
 }
@@ -124,16 +124,20 @@ static void move_tile(const target *t, const target_tile *tile, int64_t row) {
     }
 }
 
+/* Nothing is written unless every thread has its memory. */
 static qn_status move_rows(const target *t, int n_threads, qn_error *err) {
     bool out_of_memory = false;
-#pragma omp parallel num_threads(n_threads) reduction(|| : out_of_memory)
+#pragma omp parallel num_threads(n_threads)
     {
         target_tile tile;
-        const bool ready = tile_init(&tile, t->cols);
-        out_of_memory = !ready;
+        if (!tile_init(&tile, t->cols)) {
+#pragma omp atomic write
+            out_of_memory = true;
+        }
+#pragma omp barrier
 #pragma omp for schedule(dynamic)
         for (int64_t row = 0; row < t->rows; row += QNI_LANES) {
-            if (ready) move_tile(t, &tile, row);
+            if (!out_of_memory) move_tile(t, &tile, row);
         }
         tile_release(&tile);
     }

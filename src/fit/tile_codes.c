@@ -47,7 +47,7 @@ static void take_row(const block *b, int64_t j, float *row) {
 
 /* block[k] += row[k] * change for the columns k in (j, n). */
 QNI_CLONES
-static void tell_later(const float *row, int64_t j, int64_t n, const float *change, float *sums) {
+static void tell_later_inputs(const float *row, int64_t j, int64_t n, const float *change, float *sums) {
     for (int64_t k = j + 1; k < n; k++) {
         const float factor = row[k];
         float *sum = sums + k * QNI_LANES;
@@ -85,7 +85,7 @@ static double feedback_block(qni_tile *tile, const block *b, const qni_factor *f
         loss += feedback_loss(e, sum, factor->pivot[i], damping);
         if (j + 1 == b->n) break;
         take_row(b, j, row);
-        tell_later(row, j, b->n, e, tile->block);
+        tell_later_inputs(row, j, b->n, e, tile->block);
     }
     return loss;
 }
@@ -112,7 +112,7 @@ static void add_gradient(const float *w, const float *e, const float *sum, float
 }
 
 QNI_CLONES
-static void subtract(const float *a, const float *b, float *out) {
+static void subtract_lanes(const float *a, const float *b, float *out) {
     for (int t = 0; t < QNI_LANES; t++) out[t] = a[t] - b[t];
 }
 
@@ -129,8 +129,8 @@ static void descend_block(qni_tile *tile, const block *b) {
         }
         add_gradient(w, e, tile->block + j * QNI_LANES, 1 / row[j], v, before);
         choose(tile, i, v);
-        subtract(e, before, change);
-        tell_later(row, j, b->n, change, tile->block);
+        subtract_lanes(e, before, change);
+        tell_later_inputs(row, j, b->n, change, tile->block);
     }
 }
 
