@@ -23,7 +23,7 @@ fi
     --context 512 --batch 4 --lr 2.5e-3 --warmup 100 --min-lr-ratio 0.02 --weight-decay 0.1 --beta2 0.95 --clip 1 \
     --save-every 100 --eval-every 400 --steps 2800 "$@"
 
-for file in config.json generation_config.json model.safetensors tokenizer.json tokenizer_config.json; do
+for file in model.safetensors tokenizer.json tokenizer_config.json; do
     cp "$work/run/$file" "$model/$file"
 done
 cp "$work/dev.txt" "$work/calibration.txt" "$model"

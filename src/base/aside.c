@@ -1,7 +1,9 @@
 #include "base/aside.h"
 
 #include "base/alloc.h"
+#include "quern/base/writer.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -15,7 +17,8 @@
 
 #include "base/banned.h"
 
-enum { MAX_TRIES = 100 };
+#define SUFFIX ".tmp-"
+enum { MAX_TRIES = 100, HEX_DIGITS = 8 };
 
 /* Not mkstemp and mkdtemp: those make the entry private, and the umask cannot be read without changing it. */
 static int make_file(const char *name) {
@@ -34,7 +37,8 @@ static qn_status make_aside(const char *path, int (*make)(const char *), char **
         if (getrandom(&unique, sizeof unique, 0) != (ssize_t)sizeof unique) {
             return qn_fail_errno(err, "%s: no random name for a temporary file", path);
         }
-        if (asprintf(&candidate, "%s.tmp-%08" PRIx32, path, unique) < 0) return qni_fail_nomem(err, path);
+        if (asprintf(&candidate, "%s" SUFFIX "%08" PRIx32, path, unique) < 0)
+            return qni_fail_nomem(err, path);
         int made = make(candidate);
         if (made >= 0) {
             *name = candidate;
@@ -54,6 +58,28 @@ qn_status qni_aside_file(const char *path, char **name, int *fd, qn_error *err) 
 qn_status qni_aside_folder(const char *path, char **name, qn_error *err) {
     int made;
     return make_aside(path, make_folder, name, &made, err);
+}
+
+/* Whether ENTRY is NAME.tmp-XXXXXXXX, of any NAME where it is NULL. */
+static bool is_aside(const char *entry, const char *name) {
+    const size_t n = strlen(entry), n_suffix = strlen(SUFFIX) + HEX_DIGITS;
+    if (n <= n_suffix) return false;
+    const char *suffix = entry + n - n_suffix, *digits = suffix + strlen(SUFFIX);
+    if (strncmp(suffix, SUFFIX, strlen(SUFFIX)) != 0) return false;
+    if (strspn(digits, "0123456789abcdef") != HEX_DIGITS) return false;
+    return !name || (strlen(name) == n - n_suffix && strncmp(entry, name, n - n_suffix) == 0);
+}
+
+void qni_aside_sweep(const char *folder, const char *name) {
+    DIR *entries = opendir(folder);
+    if (!entries) return;
+    for (struct dirent *entry; (entry = readdir(entries));) {
+        char *path = NULL;
+        if (!is_aside(entry->d_name, name) || asprintf(&path, "%s/%s", folder, entry->d_name) < 0) continue;
+        qn_folder_abandon(path);
+        free(path);
+    }
+    (void)closedir(entries);
 }
 
 qn_status qni_sync_folder(const char *folder, qn_error *err) {

@@ -109,6 +109,17 @@ static int check_complete(const cli_args *args, int n_positionals) {
     return CLI_OK;
 }
 
+/* The placeholder of positional INDEX, or NULL where none is expected. */
+static const char *positional_at(const cli_command *command, int index) {
+    const char *last = NULL;
+    if (index >= CLI_MAX_POSITIONALS) return NULL;
+    for (int i = 0; i <= index; i++) {
+        if (!command->positionals[i]) return last && strstr(last, "...") ? last : NULL;
+        last = command->positionals[i];
+    }
+    return last;
+}
+
 int cli_parse(const cli_command *command, int argc, char **argv, cli_args *out) {
     cli_args args = {.command = command};
     int n_positionals = 0;
@@ -120,7 +131,7 @@ int cli_parse(const cli_command *command, int argc, char **argv, cli_args *out) 
             int status = parse_option(command, argc, argv, &i, &args);
             if (status != CLI_OK) return status;
         } else {
-            if (n_positionals >= CLI_MAX_POSITIONALS || !command->positionals[n_positionals])
+            if (!positional_at(command, n_positionals))
                 return cli_usage_error(command, "unexpected argument '%s'", argv[i]);
             args.positionals[n_positionals++] = argv[i];
         }

@@ -6,7 +6,7 @@
 #include <stddef.h>
 #include <stdint.h>
 
-enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_MAX_OPTIONS = 48, CLI_MAX_POSITIONALS = 4 };
+enum { CLI_OK = 0, CLI_FAILED = 1, CLI_USAGE = 2, CLI_MAX_OPTIONS = 48, CLI_MAX_POSITIONALS = 16 };
 
 typedef enum cli_kind { CLI_FLAG, CLI_TEXT, CLI_INTEGER, CLI_REAL } cli_kind;
 
@@ -22,11 +22,11 @@ struct cli_args;
 
 typedef struct cli_command {
     const char *name;
-    const char
-        *positionals[CLI_MAX_POSITIONALS]; /* placeholders, NULL-terminated; optional ones, [SO], last */
-    const char *summary;                   /* one line */
-    const char *description;               /* a paragraph or two for help and man page */
-    const cli_option *options;             /* ended by a NULL name */
+    /* Placeholders, NULL-terminated; optional ones, [SO], last; [SO...] stands for as many as there is room for. */
+    const char *positionals[CLI_MAX_POSITIONALS];
+    const char *summary;       /* one line */
+    const char *description;   /* a paragraph or two for help and man page */
+    const cli_option *options; /* ended by a NULL name */
     int (*run)(const struct cli_args *args);
 } cli_command;
 

@@ -29,8 +29,19 @@ static const cli_option k_options[] = {
     {"dtype", CLI_TEXT, "TYPE", "of the trained weights: BF16 (default), F16 or F32", false},
     {"save-every", CLI_INTEGER, "N", "steps between saved states (default 200; 0: at the end only)", false},
     {"eval-every", CLI_INTEGER, "N", "steps between dev losses (default 0: at the end only)", false},
+    {"keep-mib", CLI_INTEGER, "N",
+     "activations kept for the backward walk (default: a quarter of the free memory)", false},
     {"resume", CLI_FLAG, NULL, "take up the run in -o DIR from its last saved state", false},
     {NULL, CLI_FLAG, NULL, NULL, false}};
+
+static qn_status read_keep(const cli_args *args, int64_t *bytes, qn_error *err) {
+    const int64_t mib = cli_integer(args, "keep-mib", 0);
+    if (!cli_text(args, "keep-mib", NULL)) return QN_OK;
+    if (mib < 0 || mib > INT64_MAX >> 20)
+        return qn_fail(err, QN_E_ARGUMENT, "--keep-mib %lld: expected 0 or more", (long long)mib);
+    *bytes = mib << 20;
+    return QN_OK;
+}
 
 static qn_status read_options(const cli_args *args, qn_train_options *out, qn_error *err) {
     qn_train_options o = qn_train_options_default();
@@ -59,6 +70,7 @@ static qn_status read_options(const cli_args *args, qn_train_options *out, qn_er
     o.dtype = qn_dtype_from_name(cli_text(args, "dtype", "BF16"));
     o.save_every = cli_integer(args, "save-every", o.save_every);
     o.eval_every = cli_integer(args, "eval-every", o.eval_every);
+    QN_TRY(read_keep(args, &o.keep_bytes, err));
     o.resume = cli_flag(args, "resume");
     QN_TRY(cli_compute(args, &o.compute, err));
     QN_TRY(qn_schedule_from_name(cli_text(args, "schedule", "cosine"), &o.schedule.kind, err));

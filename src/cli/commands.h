@@ -5,6 +5,7 @@
 #include "args.h"
 
 extern const cli_command cli_cmd_bench;
+extern const cli_command cli_cmd_calibrate;
 extern const cli_command cli_cmd_compress;
 extern const cli_command cli_cmd_export;
 extern const cli_command cli_cmd_generate;

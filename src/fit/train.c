@@ -1,8 +1,10 @@
 #include "quern/fit/train.h"
 
 #include "base/alloc.h"
+#include "base/aside.h"
 #include "base/json.h"
 #include "base/mapping.h"
+#include "base/memory.h"
 #include "checkpoint/dense_write.h"
 #include "fit/train_run.h"
 #include "quern/base/writer.h"
@@ -17,7 +19,12 @@
 
 #include "base/banned.h"
 
-enum { RECENT_STEPS = 50 };
+#define IDENTITY_FILE "train.json"
+enum {
+    RECENT_STEPS = 50,
+    BYTES_A_PARAMETER = 16, /* master, gradient, two moments */
+    KEPT_PART = 4 /* of the memory that is left: the files of a saved state want a place in the cache, too */
+};
 
 typedef struct train {
     const qn_train_options *options;
@@ -29,6 +36,7 @@ typedef struct train {
     qn_model *model;
     char *state_folder, *identity_path, *config_path; /* owned; below OUT */
     int64_t first_step, saved_step;                   /* of this call; -1: none yet */
+    int64_t keep_bytes;
     bool is_finished;
 
     qn_packing_order order;
@@ -107,21 +115,25 @@ static qn_status claim_folder(train *t, const json_t *identity, qn_error *err) {
     if (t->options->resume && !exists(out))
         return qn_fail(err, QN_E_ARGUMENT, "%s: there is no run to resume", out);
     QN_TRY(make_folder(out, err));
+    if (t->options->resume) qni_aside_sweep(out, IDENTITY_FILE);
     if (t->options->resume && exists(t->identity_path)) {
         QN_TRY(compare_identity(t, identity, err));
+        qni_aside_sweep(out, NULL);
         t->is_finished = exists(t->config_path) && !exists(t->state_folder);
     } else {
         QN_TRY(check_empty(out, err));
         QN_TRY(write_identity(t, identity, err));
     }
-    return t->is_finished ? QN_OK : make_folder(t->state_folder, err);
+    if (!t->is_finished) return make_folder(t->state_folder, err);
+    qni_train_state_remove(t->state_folder); /* a kill may have left part of it */
+    return QN_OK;
 }
 
 static qn_status enter_folder(train *t, qn_error *err) {
     const char *out = t->options->out;
     json_t *identity = NULL;
     if (asprintf(&t->state_folder, "%s/state", out) < 0) t->state_folder = NULL;
-    if (asprintf(&t->identity_path, "%s/train.json", out) < 0) t->identity_path = NULL;
+    if (asprintf(&t->identity_path, "%s/" IDENTITY_FILE, out) < 0) t->identity_path = NULL;
     if (asprintf(&t->config_path, "%s/config.json", out) < 0) t->config_path = NULL;
     if (!t->state_folder || !t->identity_path || !t->config_path) return qni_fail_nomem(err, out);
     QN_TRY(qni_train_identity(t->options, &t->inputs, t->ctx, &identity, err));
@@ -172,6 +184,13 @@ static qn_status take_up(train *t, qn_error *err) {
     return open_model(t, err);
 }
 
+/* Asked before the weights are touched, so that what they will take is still in it. */
+static int64_t bytes_to_keep(const train *t) {
+    if (t->options->keep_bytes >= 0) return t->options->keep_bytes;
+    const int64_t left = qni_available_bytes() - BYTES_A_PARAMETER * t->inputs.layout.n_parameters;
+    return left > 0 ? left / KEPT_PART : 0;
+}
+
 /* ---- one step ---- */
 
 static qn_status alloc_batch(train *t, qn_error *err) {
@@ -206,7 +225,8 @@ typedef struct step_report {
 static qn_status run_step(train *t, int64_t step, step_report *report, qn_error *err) {
     const qn_train_options *o = t->options;
     const double n_targets = (double)(o->batch * o->accumulate * (o->context - 1));
-    const qn_loss_options loss_options = {.compute = o->compute, .ce_weight = 1.0, .scale = 1.0 / n_targets};
+    const qn_loss_options loss_options = {
+        .compute = o->compute, .ce_weight = 1.0, .scale = 1.0 / n_targets, .keep_bytes = t->keep_bytes};
     const qn_sequences sequences = {.ids = t->ids, .starts = t->starts, .n = o->batch};
     double nats = 0;
     qn_gradients_clear(&t->weights.gradients, &t->inputs.layout);
@@ -343,6 +363,7 @@ static qn_status finish(train *t, qn_train_result *result, qn_error *err) {
 }
 
 static qn_status run_unfinished(train *t, qn_train_result *result, qn_error *err) {
+    t->keep_bytes = bytes_to_keep(t);
     QN_TRY(alloc_batch(t, err));
     QN_TRY(qni_train_metrics_open(t->options->out, &t->metrics, err));
     QN_TRY(take_up(t, err));

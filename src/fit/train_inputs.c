@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/mapping.h"
+#include "fit/packed_text.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -91,44 +92,23 @@ static qn_status open_tokenizer(const qn_train_options *options, qni_train_input
     return status;
 }
 
-static qn_status find_separator(const qn_train_options *options, qni_train_inputs *in, qn_error *err) {
-    const int64_t eos = in->config.eos_token_id;
-    const int64_t id = options->separator ? qn_tokenizer_token_id(in->tokenizer, options->separator) : eos;
-    if (id >= 0 && id < in->config.vocab_size) {
-        in->separator = (int32_t)id;
-        return QN_OK;
-    }
-    if (options->separator)
-        return qn_fail(
-            err, QN_E_VALUE, "separator '%.100s' is no token of tokenizer %s and the model's %lld ids",
-            options->separator, qn_tokenizer_name(in->tokenizer), (long long)in->config.vocab_size);
-    return qn_fail(
-        err, QN_E_VALUE,
-        "the config's eos_token_id (%lld) is no id of the model: name a separator between documents",
-        (long long)eos);
-}
-
 /* ---- text ---- */
 
 static qn_status pack_text(const char *path, int64_t context, const qni_train_inputs *in, qn_packing *out,
                            char sha256[QN_SHA256_HEX], qn_error *err) {
     qn_documents documents = {0};
     QN_TRY(qn_documents_open(path, &documents, err));
-    qn_error reason = {0};
-    qn_status status = qn_packing_make(&documents, in->tokenizer, in->separator, context, out, &reason);
-    if (status != QN_OK) status = qn_fail(err, status, "%s: %s", path, reason.message);
+    const qn_status status =
+        qni_pack_documents(&documents, path, in->tokenizer, &in->config, in->separator, context, out, err);
     if (sha256) memcpy(sha256, documents.sha256, sizeof documents.sha256);
     qn_documents_release(&documents);
-    if (status != QN_OK || out->largest_id < in->config.vocab_size) return status;
-    return qn_fail(err, QN_E_VALUE,
-                   "%s: tokenizer %s gives id %ld, the model has %lld: the two do not belong together", path,
-                   qn_tokenizer_name(in->tokenizer), (long)out->largest_id, (long long)in->config.vocab_size);
+    return status;
 }
 
 static qn_status open_all(const qn_train_options *options, qni_train_inputs *in, qn_error *err) {
     QN_TRY(open_start(options, in, err));
     QN_TRY(open_tokenizer(options, in, err));
-    QN_TRY(find_separator(options, in, err));
+    QN_TRY(qni_find_separator(options->separator, in->tokenizer, &in->config, &in->separator, err));
     QN_TRY(pack_text(options->text, options->context, in, &in->text, in->text_sha256, err));
     return options->dev ? pack_text(options->dev, options->context, in, &in->dev, NULL, err) : QN_OK;
 }

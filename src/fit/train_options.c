@@ -29,6 +29,7 @@ qn_train_options qn_train_options_default(void) {
         .compute = QN_COMPUTE_F32,
         .dtype = QN_DTYPE_BF16,
         .save_every = 200,
+        .keep_bytes = -1,
     };
 }
 
@@ -52,6 +53,9 @@ static qn_status check_counts(const qn_train_options *o, qn_error *err) {
     if (!qni_multiply_i64(o->batch * o->accumulate, o->schedule.total_steps, &contexts) ||
         contexts > MAX_COUNT)
         return qn_fail(err, QN_E_ARGUMENT, "%lld steps are too many", (long long)o->schedule.total_steps);
+    if (o->keep_bytes < -1)
+        return qn_fail(err, QN_E_ARGUMENT, "%lld bytes of activations to keep: expected 0 or more, or -1",
+                       (long long)o->keep_bytes);
     if (o->save_every >= 0 && o->eval_every >= 0) return QN_OK;
     return qn_fail(err, QN_E_ARGUMENT, "saving each %lld steps, measuring each %lld: expected 0 or more",
                    (long long)o->save_every, (long long)o->eval_every);

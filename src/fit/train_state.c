@@ -39,7 +39,8 @@ static int64_t step_of(const char *name) {
 void qni_train_state_remove(const char *folder) {
     char *away = NULL;
     if (asprintf(&away, "%s.removed", folder) < 0) return;
-    if (rename(folder, away) == 0) qn_folder_abandon(away);
+    (void)rename(folder, away);
+    qn_folder_abandon(away); /* also what a kill left under that name */
     free(away);
 }
 

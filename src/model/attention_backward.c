@@ -66,6 +66,7 @@ static qn_status heads_backward(const qni_backward *backward, const qni_layer *l
                     pass->n_threads);
     if (norm >= 0)
         QN_TRY(qni_norm_backward(backward, norm, raw, d, n * heads, config->head_dim, false, d, err));
+    QN_TRY(qni_show_gradient(backward, index, d, chunk->first_token, n, err));
     return qni_linear_backward(backward, index, bias, d, u, n, !is_query, du, err);
 }
 
@@ -76,6 +77,7 @@ qn_status qni_attention_backward(const qni_backward *backward, const qni_layer *
     const int64_t *tensor = layer->tensor, n = chunk->n_tokens;
     const mixer_inside in = carve(pass->model, n, inside);
     float *d_mixed = work, *dk = work + query_floats(pass->model, n), *dv = dk + key_floats(pass->model, n);
+    QN_TRY(qni_show_gradient(backward, tensor[QN_TENSOR_O], dy, chunk->first_token, n, err));
     QN_TRY(qni_linear_backward(backward, tensor[QN_TENSOR_O], tensor[QN_TENSOR_O_BIAS], dy, in.mixed, n,
                                false, d_mixed, err));
     const qni_attention_backward_args args = {
@@ -87,6 +89,7 @@ qn_status qni_attention_backward(const qni_backward *backward, const qni_layer *
     QN_TRY(pass->ops->attention_backward(pass->ops, &args, pass->n_threads, err));
     QN_TRY(heads_backward(backward, layer, chunk, true, u, in.q_raw, d_mixed, du, err));
     QN_TRY(heads_backward(backward, layer, chunk, false, u, in.k_raw, dk, du, err));
+    QN_TRY(qni_show_gradient(backward, tensor[QN_TENSOR_V], dv, chunk->first_token, n, err));
     return qni_linear_backward(backward, tensor[QN_TENSOR_V], tensor[QN_TENSOR_V_BIAS], dv, u, n, true, du,
                                err);
 }

@@ -21,8 +21,10 @@ typedef struct qni_backward_work {
 
 typedef struct qni_backward {
     const qni_pass *pass;
-    qni_rope_table unrotate; /* owned; rotation by the negative angles */
-    float **gradients;       /* [layout->n] borrowed */
+    qni_rope_table unrotate;              /* owned; rotation by the negative angles */
+    float **gradients;                    /* [layout->n] borrowed; NULL: none wanted */
+    const qn_gradient_observer *observer; /* borrowed, or NULL */
+    float *decoded;                       /* owned; room for the largest matrix that is not dense f32 */
     qni_backward_work work;
     qni_inside *insides; /* owned [n_insides], one block of numbers behind all */
     int64_t n_insides;
@@ -33,6 +35,13 @@ typedef struct qni_backward {
 QN_NODISCARD qn_status qni_backward_open(qni_backward *out, const qni_pass *pass, float **gradients,
                                          int64_t max_tokens, int64_t keep_bytes, int64_t most, qn_error *err);
 void qni_backward_release(qni_backward *backward);
+
+/* The gradient of layout entry INDEX (-1: no such entry), or NULL where none is wanted. */
+float *qni_wanted_gradient(const qni_backward *backward, int64_t index);
+
+/* Shows dy, the gradient at the output of layout entry INDEX, to the observer. */
+QN_NODISCARD qn_status qni_show_gradient(const qni_backward *backward, int64_t index, const float *dy,
+                                         int64_t first_token, int64_t n_tokens, qn_error *err);
 
 /* Gradients of qni_linear: dx (added to where ADD_DX says so) unless NULL; those of the matrix and its bias
  * unless x is NULL. */

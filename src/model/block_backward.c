@@ -79,10 +79,23 @@ static qn_status make_unrotation(const qni_pass *pass, qni_rope_table *out, qn_e
     return status;
 }
 
+/* Room for the largest matrix that the walk backwards has to decode. */
+static qn_status make_decoded(const qni_pass *pass, float **out, qn_error *err) {
+    const qn_model *model = pass->model;
+    int64_t largest = 0;
+    for (int64_t i = 0; i < model->layout->n; i++) {
+        const qni_matrix *w = &pass->matrices[i];
+        const bool is_multiplied = i != model->embed || i == model->head;
+        if (is_multiplied && !w->f32 && w->rows * w->cols > largest) largest = w->rows * w->cols;
+    }
+    return largest > 0 ? QNI_ALLOC(*out, largest, "a decoded matrix", err) : QN_OK;
+}
+
 qn_status qni_backward_open(qni_backward *out, const qni_pass *pass, float **gradients, int64_t max_tokens,
                             int64_t keep_bytes, int64_t most, qn_error *err) {
     qni_backward backward = {.pass = pass, .gradients = gradients};
     qn_status status = make_unrotation(pass, &backward.unrotate, err);
+    if (status == QN_OK) status = make_decoded(pass, &backward.decoded, err);
     if (status == QN_OK) status = allocate(&backward, max_tokens, keep_bytes, most, err);
     if (status != QN_OK) {
         qni_backward_release(&backward);
@@ -94,6 +107,7 @@ qn_status qni_backward_open(qni_backward *out, const qni_pass *pass, float **gra
 
 void qni_backward_release(qni_backward *backward) {
     qni_rope_table_release(&backward->unrotate);
+    free(backward->decoded);
     free(backward->insides);
     free(backward->block);
     *backward = (qni_backward){0};
@@ -145,14 +159,17 @@ static qn_status mlp_backward(const qni_backward *backward, const qni_layer *lay
     const int64_t *tensor = layer->tensor;
     float *product = backward->work.product;
     for (int64_t done = 0; done < chunk->n_tokens; done += MLP_TOKENS) {
-        const int64_t n = minimum(MLP_TOKENS, chunk->n_tokens - done);
+        const int64_t n = minimum(MLP_TOKENS, chunk->n_tokens - done), first = chunk->first_token + done;
         const float *u_part = inside->normed_mid + done * h, *dy_part = dy + done * h;
         float *gate = inside->gate + done * wide, *up = inside->up + done * wide, *du_part = du + done * h;
+        QN_TRY(qni_show_gradient(backward, tensor[QN_TENSOR_DOWN], dy_part, first, n, err));
         QN_TRY(
             qni_linear_backward(backward, tensor[QN_TENSOR_DOWN], -1, dy_part, NULL, n, false, product, err));
         pass->ops->swiglu_backward(pass->ops, gate, up, product, n * wide, pass->n_threads);
         QN_TRY(
             qni_linear_backward(backward, tensor[QN_TENSOR_DOWN], -1, dy_part, product, n, false, NULL, err));
+        QN_TRY(qni_show_gradient(backward, tensor[QN_TENSOR_GATE], gate, first, n, err));
+        QN_TRY(qni_show_gradient(backward, tensor[QN_TENSOR_UP], up, first, n, err));
         QN_TRY(
             qni_linear_backward(backward, tensor[QN_TENSOR_GATE], -1, gate, u_part, n, false, du_part, err));
         QN_TRY(qni_linear_backward(backward, tensor[QN_TENSOR_UP], -1, up, u_part, n, true, du_part, err));

@@ -30,25 +30,12 @@ static void release(gradient_job *job) {
     free(job->streams);
 }
 
-static qn_status check_weights(const qn_model *model, const qn_gradients *gradients, qn_error *err) {
-    const qn_layout *layout = model->layout;
-    if (gradients->n != layout->n) {
-        return qn_fail(err, QN_E_ARGUMENT,
-                       "%lld gradients for a model of %lld tensors; allocate them with its layout",
-                       (long long)gradients->n, (long long)layout->n);
-    }
-    for (int64_t i = 0; i < layout->n; i++) {
-        const qn_weight *w = model->weights[i];
-        if (w->kind == QN_WEIGHT_DENSE && w->dense.dtype == QN_DTYPE_F32 &&
-            (uintptr_t)w->dense.data % sizeof(float) == 0)
-            continue;
-        return qn_fail(err, QN_E_UNSUPPORTED,
-                       "%s: gradients need dense, aligned F32 weights, not %s; lend the model f32 copies "
-                       "(qn_model_set_weight)",
-                       layout->entries[i].name,
-                       w->kind == QN_WEIGHT_DENSE ? qn_dtype_name(w->dense.dtype) : "packed ones");
-    }
-    return QN_OK;
+static qn_status check_gradients(const qn_model *model, const qn_gradients *gradients, qn_error *err) {
+    const int64_t n = model->layout->n;
+    if (gradients->n == n) return QN_OK;
+    return qn_fail(err, QN_E_ARGUMENT,
+                   "%lld gradients for a model of %lld tensors; allocate them with its layout",
+                   (long long)gradients->n, (long long)n);
 }
 
 static qn_status check_teacher(const qn_model *model, const qn_loss_options *options, qn_error *err) {
@@ -135,29 +122,33 @@ static qn_status run_backward(const gradient_job *job, const int32_t *ids, float
         QN_TRY(qni_block_backward(&job->backward, s.layer, s.chunk, s.in, s.inside,
                                   d + s.chunk->first_token * h, err));
     }
-    job->pass.ops->scatter_add(job->pass.ops, ids, d, job->plan.n_tokens, h,
-                               job->backward.gradients[model->embed], job->pass.n_threads);
-    return QN_OK;
+    float *embedding = qni_wanted_gradient(&job->backward, model->embed);
+    if (embedding)
+        job->pass.ops->scatter_add(job->pass.ops, ids, d, job->plan.n_tokens, h, embedding,
+                                   job->pass.n_threads);
+    return qni_show_gradient(&job->backward, model->embed, d, 0, job->plan.n_tokens, err);
 }
 
 static qn_status run(gradient_job *job, const qn_sequences *sequences, const int32_t *targets,
                      const qn_loss_options *options, qn_gradients *gradients, qn_loss *loss, qn_error *err) {
     const int64_t n_layers = job->pass.model->config->n_layers;
     const qni_pass *teacher = options->kl_weight != 0.0 ? &job->teacher : NULL;
+    const bool backward = gradients || options->observer;
     float *last = job->streams, *d = NULL;
-    if (gradients) {
+    if (backward) {
         last = job->streams + n_layers * job->stream_floats;
         d = last + job->stream_floats;
-        QN_TRY(qni_backward_open(&job->backward, &job->pass, gradients->per_entry, job->plan.longest_chunk,
-                                 options->keep_bytes, job->n_steps, err));
+        QN_TRY(qni_backward_open(&job->backward, &job->pass, gradients ? gradients->per_entry : NULL,
+                                 job->plan.longest_chunk, options->keep_bytes, job->n_steps, err));
+        job->backward.observer = options->observer;
     }
-    QN_TRY(gradients ? run_keeping(job, err) : run_forward(job, err));
-    QN_TRY(qni_head_loss(&job->pass, teacher, gradients ? &job->backward : NULL, options, last, targets,
+    QN_TRY(backward ? run_keeping(job, err) : run_forward(job, err));
+    QN_TRY(qni_head_loss(&job->pass, teacher, backward ? &job->backward : NULL, options, last, targets,
                          job->plan.n_tokens, d, loss, err));
     if (!isfinite(loss->ce_nats) || !isfinite(loss->kl_nats))
         return qn_fail(err, QN_E_VALUE, "the loss is not finite (cross entropy %g, divergence %g)",
                        loss->ce_nats, loss->kl_nats);
-    return gradients ? run_backward(job, sequences->ids, d, err) : QN_OK;
+    return backward ? run_backward(job, sequences->ids, d, err) : QN_OK;
 }
 
 qn_status qn_loss_gradient(const qn_model *model, const qn_sequences *sequences, const int32_t *targets,
@@ -165,9 +156,9 @@ qn_status qn_loss_gradient(const qn_model *model, const qn_sequences *sequences,
                            qn_loss *out, qn_error *err) {
     gradient_job job = {0};
     qn_loss loss = {0};
-    if (gradients) QN_TRY(check_weights(model, gradients, err));
+    if (gradients) QN_TRY(check_gradients(model, gradients, err));
     if (options->kl_weight != 0.0) QN_TRY(check_teacher(model, options, err));
-    qn_status status = prepare(&job, model, sequences, options, ctx, gradients != NULL, err);
+    qn_status status = prepare(&job, model, sequences, options, ctx, gradients || options->observer, err);
     if (status == QN_OK) status = run(&job, sequences, targets, options, gradients, &loss, err);
     if (status == QN_OK) *out = loss;
     release(&job);

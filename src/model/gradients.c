@@ -29,6 +29,7 @@ qn_status qn_gradients_alloc(const qn_layout *layout, qn_gradients *out, qn_erro
 void qn_gradients_clear(qn_gradients *gradients, const qn_layout *layout) {
     for (int64_t i = 0; i < gradients->n; i++) {
         const qn_layout_entry *entry = &layout->entries[i];
+        if (!gradients->per_entry[i]) continue;
         memset(gradients->per_entry[i], 0,
                (size_t)(entry->rows * entry->cols) * sizeof **gradients->per_entry);
     }

@@ -7,6 +7,31 @@
 
 #include "base/banned.h"
 
+float *qni_wanted_gradient(const qni_backward *backward, int64_t index) {
+    return backward->gradients && index >= 0 ? backward->gradients[index] : NULL;
+}
+
+qn_status qni_show_gradient(const qni_backward *backward, int64_t index, const float *dy, int64_t first_token,
+                            int64_t n_tokens, qn_error *err) {
+    const qn_gradient_observer *observer = backward->observer;
+    const qn_model *model = backward->pass->model;
+    const qn_layout_entry *entry = &model->layout->entries[index];
+    if (!observer || !observer->on_linear_output_gradient) return QN_OK;
+    return observer->on_linear_output_gradient(observer->user, index, dy, first_token, n_tokens,
+                                               index == model->embed ? entry->cols : entry->rows, err);
+}
+
+/* The matrix as dense f32: in place, or decoded. */
+static const float *dense_values(const qni_backward *backward, int64_t index) {
+    const qni_pass *pass = backward->pass;
+    const qni_matrix *w = &pass->matrices[index];
+    if (w->f32) return w->f32;
+#pragma omp parallel for schedule(static) num_threads(pass->n_threads)
+    for (int64_t r = 0; r < w->rows; r++)
+        qn_weight_decode_rows(pass->model->weights[index], r, 1, backward->decoded + r * w->cols);
+    return backward->decoded;
+}
+
 qn_status qni_linear_backward(const qni_backward *backward, int64_t index, int64_t bias_index,
                               const float *dy, const float *x, int64_t n_tokens, bool add_dx, float *dx,
                               qn_error *err) {
@@ -20,11 +45,12 @@ qn_status qni_linear_backward(const qni_backward *backward, int64_t index, int64
         .k = w->cols,
         .dy = dy,
         .x = x,
-        .w = w->f32,
+        .w = dx ? dense_values(backward, index) : NULL,
         .dx = dx,
-        .dw = x ? backward->gradients[index] : NULL,
-        .dbias = x && bias_index >= 0 ? backward->gradients[bias_index] : NULL,
+        .dw = x ? qni_wanted_gradient(backward, index) : NULL,
+        .dbias = x ? qni_wanted_gradient(backward, bias_index) : NULL,
     };
+    if (!args.dx && !args.dw && !args.dbias) return QN_OK;
     return pass->ops->linear_backward(pass->ops, &args, pass->n_threads, err);
 }
 
@@ -41,7 +67,7 @@ qn_status qni_norm_backward(const qni_backward *backward, int64_t index, const f
                                              .n = n,
                                              .add_dx = add_dx,
                                              .dx = dx,
-                                             .dw = backward->gradients[index]};
+                                             .dw = qni_wanted_gradient(backward, index)};
     const qn_status status = pass->ops->rms_norm_backward(pass->ops, &args, pass->n_threads, err);
     free(w);
     return status;

@@ -27,7 +27,7 @@ qn_status qni_cpu_rms_norm_backward(qn_ops *ops, const qni_rms_norm_backward_arg
             ops->kernels->rms_norm_backward(args->x + r * n, args->w, args->eps, n, args->dy + r * n,
                                             args->add_dx, args->dx + r * n, dw);
     }
-    for (int64_t b = 0; b < n_blocks; b++)
+    for (int64_t b = 0; args->dw && b < n_blocks; b++)
         ops->kernels->add(args->dw, (const float *)(void *)(work.base + partials + (size_t)b * stride), n);
     return QN_OK;
 }

@@ -90,7 +90,7 @@ typedef struct qni_linear_backward_args {
     float *dbias;    /* [N] */
 } qni_linear_backward_args;
 
-/* Gradients of y [rows, n] = w * x / rms(x). dw [n] is added to, dx where ADD_DX says so; dx may be dy. */
+/* Gradients of y [rows, n] = w * x / rms(x). dw [n] is added to unless NULL, dx where ADD_DX says so; dx may be dy. */
 typedef struct qni_rms_norm_backward_args {
     const float *x, *w, *dy;
     double eps;

@@ -139,3 +139,12 @@ void qn_packing_draw(const qn_packing *packing, const qn_packing_order *order, i
         at = stop;
     }
 }
+
+void qn_packing_spread(const qn_packing *packing, int64_t n, int32_t *ids) {
+    const int64_t context = packing->context, whole = packing->n_contexts / n, rest = packing->n_contexts % n;
+    for (int64_t i = 0; i < n; i++) {
+        const int64_t number =
+            i * whole + i * rest / n; /* floor(i * n_contexts / n), which would overflow sooner */
+        memcpy(ids + i * context, packing->ids + number * context, (size_t)context * sizeof *ids);
+    }
+}

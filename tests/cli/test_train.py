@@ -2,8 +2,10 @@
 
 import json
 import os
+import random
 import signal
 import subprocess
+import sys
 import time
 
 import support
@@ -55,7 +57,28 @@ class Train(support.CliTest):
         self.assertEqual(child.returncode, 1, error)
         self.assertRegex(error, r"stopped after step \d+ of 400.*--resume")
         self.assertFalse((parts / "config.json").exists())
-        self.quern(*options, "-o", parts, "--resume", "--threads", 1)
+        self.quern(*options, "-o", parts, "--resume", "--threads", 1, "--keep-mib", 0)
+        for name in ("model.safetensors", "config.json", "train.json"):
+            self.assertEqual((whole / name).read_bytes(), (parts / name).read_bytes(), name)
+
+    def test_killed_at_any_moment_and_resumed_is_uninterrupted(self):
+        seed = int(os.environ.get("QN_TEST_SEED", random.SystemRandom().getrandbits(32)))
+        print(f"QN_TEST_SEED={seed} repeats these delays", file=sys.stderr)
+        delays = random.Random(seed)
+        whole, parts = self.root / "whole", self.root / "parts"
+        options = [*self.common, "--steps", 400, "--dtype", "F32", "--save-every", 7]
+        began = time.monotonic()
+        self.quern(*options, "-o", whole)
+        seconds = time.monotonic() - began
+        command = [os.environ["QUERN_BIN"], *map(str, options), "-o", str(parts)]
+        for _ in range(6):
+            child = subprocess.Popen([*command, *(["--resume"] if parts.exists() else [])], stderr=subprocess.DEVNULL,
+                                     stdout=subprocess.DEVNULL)
+            time.sleep(delays.uniform(0, seconds / 3))
+            child.kill()
+            child.wait()
+        self.quern(*options, "-o", parts, "--resume")
+        self.assertEqual(sorted(p.name for p in parts.iterdir()), sorted(p.name for p in whole.iterdir()))
         for name in ("model.safetensors", "config.json", "train.json"):
             self.assertEqual((whole / name).read_bytes(), (parts / name).read_bytes(), name)
 
@@ -63,6 +86,7 @@ class Train(support.CliTest):
         self.assert_refused("train", "--text", self.text, "-o", self.root / "out", code=2, words="config")
         run = [*self.common, "-o", self.root / "out", "--steps", 2]
         self.assert_refused(*run, "--lr", -1, code=2, words="learning rate -1")
+        self.assert_refused(*run, "--keep-mib", -1, code=2, words="--keep-mib -1")
         self.assert_refused(*run, "--schedule", "linear", code=2, words=["'linear'", "cosine"])
         self.assert_refused(*run, "--dtype", "I8", code=2, words="I8")
         self.assert_refused(*run, "--resume", code=2, words="no run to resume")

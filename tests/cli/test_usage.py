@@ -7,8 +7,8 @@ import subprocess
 import support
 
 # Relied on by scripts.
-PROMISED = {"info", "tokenize", "logits", "score", "generate", "sensitivity", "compress", "pack", "verify", "export",
-            "bench"}
+PROMISED = {"info", "tokenize", "logits", "score", "generate", "calibrate", "sensitivity", "compress", "pack", "verify",
+            "export", "bench"}
 
 
 def commands():
@@ -145,6 +145,8 @@ class Streams(support.CliTest):
         yield "info", ("info", artifact)
         yield "score", ("score", model, "--docs", docs, *byte)
         yield "logits", ("logits", model, "--ids", ids, "-o", self.root / "l.safetensors")
+        yield "calibrate", ("calibrate", model, "--text", docs, "-o", self.root / "s.safetensors", "--context", "32",
+                            "--tokens", "32", "--diagonal", *byte)
         yield "sensitivity", ("sensitivity", model, "--track", "binary")
         yield "generate", ("generate", model, "--prompt", "a", "--max-new-tokens", "4", *byte)
         yield "pack", ("pack", model, "-o", self.root / "p.zip")

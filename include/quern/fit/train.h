@@ -14,7 +14,8 @@
  *
  * A run that was stopped and is taken up again ends with the same bytes as one that was not: step s draws the contexts
  * s * batch * accumulate and following of the packing's order, so the state is masters, moments and the number of steps.
- * Results do not depend on threads. Memory: 16 bytes a parameter, the text's ids, and what qn_loss_gradient needs. */
+ * Results do not depend on threads or on memory. Memory: 16 bytes a parameter, the text's ids, and what qn_loss_gradient
+ * needs: more where there is more, since that saves computing activations twice. */
 #ifndef QUERN_FIT_TRAIN_H
 #define QUERN_FIT_TRAIN_H
 
@@ -57,12 +58,15 @@ typedef struct qn_train_options {
 
     /* Free to differ when a run is taken up again. */
     int64_t save_every, eval_every; /* steps; 0: only at the end */
+    /* Activations kept from forward to backward (quern/model/gradient.h). 0: recompute all that can be. -1: a quarter of
+     * the memory that is available once weights and moments have theirs. */
+    int64_t keep_bytes;
     bool
         resume; /* take OUT up again from its last saved state, or from the beginning where there is none yet */
 } qn_train_options;
 
 /* Contexts of 512, 8 a step, 1 000 steps of cosine from 1e-3 to 0.1 of it after 50 of warm-up, decay 0.1 on matrices and
- * embedding, f32, BF16 files, a state each 200 steps. Paths are NULL. */
+ * embedding, f32, BF16 files, a state each 200 steps, keep_bytes -1. Paths are NULL. */
 QN_API qn_train_options qn_train_options_default(void);
 
 typedef struct qn_train_result {

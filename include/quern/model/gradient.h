@@ -21,11 +21,21 @@
 extern "C" {
 #endif
 
-/* One f32 array per layout entry, of the entry's shape. */
+/* One f32 array per layout entry, of the entry's shape; NULL where the gradient is not wanted, which saves its time. */
 typedef struct qn_gradients {
     float **per_entry; /* [n] owned */
     int64_t n;
 } qn_gradients;
+
+/* A guest of the walk backwards. Called on the calling thread; a status other than QN_OK stops the walk and is returned. */
+typedef struct qn_gradient_observer {
+    /* scale * d loss / d y at the output y of a linear layer of a block (after its bias): layout entry INDEX, rows
+     * first_token .. first_token + n_tokens of dy [n_tokens, rows]. For the embedding's entry, y is what it looked up:
+     * dy [n_tokens, h]. All tokens are covered once, in several calls, the last block first. Valid during the call only. */
+    qn_status (*on_linear_output_gradient)(void *user, int64_t index, const float *dy, int64_t first_token,
+                                           int64_t n_tokens, int64_t rows, qn_error *err);
+    void *user;
+} qn_gradient_observer;
 
 /* Zeroed gradients. */
 QN_NODISCARD QN_API qn_status qn_gradients_alloc(const qn_layout *layout, qn_gradients *out, qn_error *err);
@@ -40,6 +50,7 @@ typedef struct qn_loss_options {
     const float *teacher_hidden; /* kl only; [T, h of the teacher] after the teacher's final norm; borrowed */
     double scale;                /* multiplies the gradients, for example 1 / number of targets of the step */
     int64_t keep_bytes;          /* activations kept from forward to backward; 0: recompute all that can be */
+    const qn_gradient_observer *observer; /* borrowed, or NULL */
 } qn_loss_options;
 
 typedef struct qn_loss {
@@ -47,9 +58,10 @@ typedef struct qn_loss {
     int64_t n_targets;
 } qn_loss;
 
-/* targets [T]: the id to be predicted at each position, or -1 where nothing is. gradients may be NULL: the loss only. All
- * weights of MODEL must be dense F32 when gradients are wanted (QN_E_UNSUPPORTED otherwise). A non-finite loss is QN_E_VALUE.
- * On failure the gradients hold part of a sum: clear them. */
+/* targets [T]: the id to be predicted at each position, or -1 where nothing is. gradients may be NULL: nothing is added up,
+ * and without an observer the loss alone is computed. A matrix that is not dense F32 is decoded each time the walk
+ * backwards meets it; its gradient is that of the decoded values. A non-finite loss is QN_E_VALUE. On failure the
+ * gradients hold part of a sum: clear them. */
 QN_NODISCARD QN_API qn_status qn_loss_gradient(const qn_model *model, const qn_sequences *sequences,
                                                const int32_t *targets, const qn_loss_options *options,
                                                const qn_context *ctx, qn_gradients *gradients, qn_loss *out,

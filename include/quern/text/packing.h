@@ -50,6 +50,10 @@ QN_API void qn_packing_order_release(qn_packing_order *order);
 QN_API void qn_packing_draw(const qn_packing *packing, const qn_packing_order *order, int64_t turn,
                             int32_t *ids);
 
+/* ids [n, N] = n contexts of the documents in the set's own order, spread evenly over all of them: context i is number
+ * floor(i * n_contexts / n). n <= n_contexts. */
+QN_API void qn_packing_spread(const qn_packing *packing, int64_t n, int32_t *ids);
+
 #ifdef __cplusplus
 }
 #endif

@@ -1,3 +1,4 @@
+#include "base/aside.h"
 #include "quern/base/writer.h"
 
 #include "test_data.h"
@@ -185,6 +186,24 @@ static void fill_folder(const char *temporary) {
     free(inner);
 }
 
+static void test_sweeping_takes_what_was_made_aside_and_nothing_else(void **state) {
+    static const char *const kept[] = {
+        "a", "a.tmp-", "a.tmp-0123456", "a.tmp-0123456g", ".tmp-01234567", "b.tmp-01234567"};
+    char *folder = make_temporary_folder();
+    const int n_kept = sizeof kept / sizeof *kept;
+    (void)state;
+    for (int i = 0; i < n_kept; i++) write_test_file(folder, kept[i], "x", 1);
+    write_test_file(folder, "a.tmp-01234567", "x", 1);
+    write_test_file(folder, "a.tmp-89abcdef/file", "x", 1);
+    qni_aside_sweep(folder, "a");
+    assert_int_equal(count_entries(folder), n_kept);
+    qni_aside_sweep(folder, NULL);
+    assert_int_equal(count_entries(folder), n_kept - 1);
+    remove_tree(folder);
+    qni_aside_sweep(folder, NULL); /* nothing to sweep */
+    free(folder);
+}
+
 static void test_a_folder_appears_at_once(void **state) {
     qn_error err = {0};
     char *path = path_in(*state, "model/"), *temporary = NULL, *file = path_in(*state, "model/sub/f");
@@ -253,6 +272,7 @@ int main(void) {
         cmocka_unit_test_setup_teardown(test_mode_follows_the_umask, setup, teardown),
         cmocka_unit_test_setup_teardown(test_impossible_paths_are_refused_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_a_full_disk_leaves_nothing, setup, teardown),
+        cmocka_unit_test(test_sweeping_takes_what_was_made_aside_and_nothing_else),
         cmocka_unit_test_setup_teardown(test_a_folder_appears_at_once, setup, teardown),
         cmocka_unit_test_setup_teardown(test_an_empty_folder_is_replaced_and_a_full_one_is_not, setup,
                                         teardown),

@@ -54,6 +54,24 @@ static void test_results_do_not_depend_on_threads(void **state) {
     toy_free(&t);
 }
 
+static void test_results_do_not_depend_on_memory(void **state) {
+    static const int64_t keep_bytes[] = {0, 60000 /* one layer's of two */, -1};
+    toy t = toy_make();
+    char *other = toy_path(&t, "other");
+    (void)state;
+    t.options.keep_bytes = INT64_MAX;
+    (void)toy_train(&t.options, 0);
+    for (size_t i = 0; i < sizeof keep_bytes / sizeof *keep_bytes; i++) {
+        t.options.out = other;
+        t.options.keep_bytes = keep_bytes[i];
+        (void)toy_train(&t.options, 0);
+        assert_same_model(t.out, other);
+        remove_tree(other);
+    }
+    free(other);
+    toy_free(&t);
+}
+
 static void test_two_small_batches_are_one_large_one(void **state) {
     toy t = toy_make();
     char *other = toy_path(&t, "other");
@@ -194,6 +212,9 @@ static void test_options_that_make_no_sense_are_refused(void **state) {
     t.options.save_every = -1;
     expect_refusal(&t.options, QN_E_ARGUMENT, "-1");
     t.options = good;
+    t.options.keep_bytes = -2;
+    expect_refusal(&t.options, QN_E_ARGUMENT, "-2 bytes of activations");
+    t.options = good;
     t.options.roles[QN_TRAIN_EMBEDDING].weight_decay = -0.5;
     expect_refusal(&t.options, QN_E_ARGUMENT, "embedding|-0.5");
     t.options = good;
@@ -239,6 +260,7 @@ int main(void) {
         cmocka_unit_test(test_a_toy_learns_one_document_by_heart),
         cmocka_unit_test(test_loss_falls_and_dev_loss_is_that_of_the_files),
         cmocka_unit_test(test_results_do_not_depend_on_threads),
+        cmocka_unit_test(test_results_do_not_depend_on_memory),
         cmocka_unit_test(test_two_small_batches_are_one_large_one),
         cmocka_unit_test(test_training_goes_on_from_a_checkpoint),
         cmocka_unit_test(test_random_weights_are_as_the_config_says),

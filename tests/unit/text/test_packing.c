@@ -112,12 +112,26 @@ static void test_short_or_impossible_input_is_refused(void **state) {
     qn_packing_release(&p);
 }
 
+static void test_spread_contexts_cover_the_text_evenly(void **state) {
+    qn_packing p = pack(4); /* 8 contexts */
+    int32_t all[N_IDS], some[N_IDS];
+    (void)state;
+    assert_int_equal(p.n_contexts, 8);
+    qn_packing_spread(&p, 8, all);
+    assert_memory_equal(all, p.ids, sizeof all);
+    qn_packing_spread(&p, 3, some);
+    static const int numbers[] = {0, 2, 5};
+    for (int i = 0; i < 3; i++) assert_memory_equal(some + 4 * i, p.ids + 4 * numbers[i], 4 * sizeof *some);
+    qn_packing_release(&p);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_documents_are_joined_with_separators),
         cmocka_unit_test(test_an_epoch_draws_each_document_once_and_whole),
         cmocka_unit_test(test_the_order_is_a_function_of_seed_and_epoch),
         cmocka_unit_test(test_short_or_impossible_input_is_refused),
+        cmocka_unit_test(test_spread_contexts_cover_the_text_evenly),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
