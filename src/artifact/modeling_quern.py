@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Loads a Quern artifact (format 1) as a stock transformers model.
+"""Loads a Quern artifact (format 2) as a stock transformers model.
 
     AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 
 Packed codes are unpacked row block by row block, straight into full-size parameters on their device: beside the model
-itself only one block is ever in memory. Needs torch and transformers (4.57 or later), nothing else.
+itself only one block and one matrix's packed 4-bit columns are ever in memory. Needs torch and transformers (4.57 or later), nothing else.
 """
 
 import copy
@@ -12,13 +12,14 @@ import json
 import math
 import os
 import re
+import struct
 
 import torch
 import transformers
 from torch import nn
 from transformers.utils import cached_file
 
-FORMAT = 1
+FORMAT = 2
 BLOCK_WEIGHTS = 1 << 20  # unpacked or copied in one step
 HEADER_LIMIT = 100_000_000  # of a safetensors file
 STOCK_CLASSES = {  # by model_type; looked up by name because older libraries lack the newer ones
@@ -30,7 +31,8 @@ STOCK_CLASSES = {  # by model_type; looked up by name because older libraries la
 DTYPES = {"U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16, "F32": torch.float32}
 DENSE = ("F16", "BF16", "F32")
 WEIGHTS_PER_BYTE = {"sign": 8, "ternary": 5, "q4": 2}
-MATRIX = re.compile(r"([0-9]+)x([0-9]+) (sign|ternary|q4)/([0-9]+) (none|sign|ternary|q4)/([0-9]+) ([0-9]+)")
+BAND = r" [0-9]+ (?:sign(?:\+sign)?|ternary(?:\+ternary)?|q4)/[0-9]+/(?:f16|log6)"
+MATRIX = re.compile(rf"([0-9]+)x([0-9]+) (rows|columns)((?:{BAND}){{1,3}})(?: hadamard/([0-9]+))?")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -122,6 +124,90 @@ class Payload:
         return torch.frombuffer(view, dtype=dtype) if len(view) else torch.empty(0, dtype=dtype)
 
 
+class Plane:
+    """One array of codes with its scales: a stretch of the payload, from byte START of tensor NAME on."""
+
+    def __init__(self, payload, name, start, code, group, scale, rows, cols):
+        self.payload, self.name, self.code, self.scale = payload, name, code, scale
+        self.rows, self.cols, self.group = rows, cols, min(group or cols, cols)
+        self.groups, self.row_bytes = -(-cols // self.group), -(-cols // WEIGHTS_PER_BYTE[code])
+        self.grid = start
+        self.scales = start + (8 if scale == "log6" else 0)
+        self.codes = self.scales + (2 * rows * self.groups if scale == "f16" else (6 * rows * self.groups + 7) // 8)
+        self.end = self.codes + rows * self.row_bytes
+
+    def read_scales(self, first, last, dtype, device):
+        """[last - first, groups] scales of stored rows; FIRST is a multiple of four."""
+        if self.scale == "log6":
+            table = self.log6_table()
+            start, end = 6 * first * self.groups // 8, (6 * last * self.groups + 7) // 8
+            stream = self.payload.items(self.name, self.scales + start, self.scales + end).to(device, copy=True)
+            triples = nn.functional.pad(stream, (0, -len(stream) % 3)).view(-1, 3).int()
+            word = triples[:, 0] | triples[:, 1] << 8 | triples[:, 2] << 16
+            index = (word[:, None] >> torch.tensor([0, 6, 12, 18], dtype=torch.int32, device=device)) & 63
+            count = (last - first) * self.groups
+            if index.flatten()[count:].any():
+                self.payload.fail(f"{self.name}: padding bits of scales are not 0")
+            return table.to(device, dtype)[index.flatten()[:count]].view(-1, self.groups)
+        stored = self.payload.items(self.name, self.scales + 2 * first * self.groups, self.scales + 2 * last * self.groups)
+        scales = stored.clone().view(torch.float16)
+        if not (scales.isfinite() & (scales >= 0)).all():
+            self.payload.fail(f"{self.name}: a scale is negative or not finite between stored rows {first} and {last}")
+        return scales.to(device, dtype).view(-1, self.groups)
+
+    def log6_table(self):
+        """base * ratio^k for k below 64, by repeated multiplication in double, rounded to float32 and to float16."""
+        base, ratio = struct.unpack("<ff", self.payload.items(self.name, self.grid, self.grid + 8).numpy().tobytes())
+        values = [base]
+        for _ in range(63):
+            values.append(values[-1] * ratio)
+        table = torch.tensor(values, dtype=torch.float64).float().half()
+        if not (base > 0 and 1 <= ratio < math.inf and values[-1] <= 65504 and (table > 0).all()):
+            self.payload.fail(f"{self.name}: scales from {base} in steps of {ratio}")
+        return table
+
+    def read_codes(self, first, last, device):
+        """[last - first, row_bytes] packed codes of stored rows."""
+        start = self.codes + first * self.row_bytes
+        codes = self.payload.items(self.name, start, self.codes + last * self.row_bytes)
+        if _illegal(self.code, codes):
+            self.payload.fail(f"{self.name}: illegal {self.code} code between stored rows {first} and {last}")
+        return codes.to(device, copy=True).view(-1, self.row_bytes)
+
+
+class Band:
+    """Lines of a matrix that share a codec; PLANES of [stored rows, stored columns]."""
+
+    def __init__(self, payload, name, start, words, rows, cols, by_rows):
+        self.count = int(words[0])
+        codes, group, scale = words[1].split("/")
+        self.code, *more = codes.split("+")
+        self.sideways = not by_rows and self.code == "q4"  # stored column by column
+        shape = (self.count, cols) if by_rows else (self.count, rows) if self.sideways else (rows, self.count)
+        self.planes = []
+        for code in (self.code, *more):
+            self.planes.append(Plane(payload, name, start, code, int(group), scale, *shape))
+            start = self.planes[-1].end
+        self.end = start
+        self.lines = None  # which they are, ascending
+
+
+class Columns:
+    """A band stored column by column: its packed codes, kept while rows of the matrix are taken out of them."""
+
+    def __init__(self, plane, decoder):
+        self.table, self.group = decoder.tables["q4"], plane.group
+        self.scales = plane.read_scales(0, plane.rows, decoder.compute, decoder.device)
+        self.codes = plane.read_codes(0, plane.rows, decoder.device)
+
+    def rows(self, first, last):
+        """[last - first, columns] weights; FIRST is even."""
+        codes = self.codes[:, first // 2:(last + 1) // 2].int()
+        weights = nn.functional.embedding(codes, self.table).flatten(1)[:, :last - first]
+        groups = torch.arange(first, last, device=codes.device) // self.group
+        return (weights * self.scales.index_select(1, groups)).t()
+
+
 class Decoder:
     """Unpacks tensors of one payload file into parameters of one dtype on one device."""
 
@@ -142,70 +228,126 @@ class Decoder:
         return out
 
     def matrix(self, payload, name, shape):
-        """A packed tensor: native rows, and rescued rows where the mask has them."""
+        """A packed tensor: bands of rows or of columns, perhaps rotated."""
         parts = MATRIX.fullmatch(payload.metadata[name])
         if parts is None:
             payload.fail(f"{name}: not a matrix description: {payload.metadata[name]!r}")
-        rows, cols, group, rescue_group, rescued = (int(parts[k]) for k in (1, 2, 4, 6, 7))
+        rows, cols, block = int(parts[1]), int(parts[2]), int(parts[5] or 0)
         if rows < 1 or cols < 1 or (rows, cols) != (shape[0], math.prod(shape[1:])):
             payload.fail(f"{name}: {rows}x{cols}, the model has {list(shape)}")
-        if rescued > rows or (parts[5] == "none") != (rescued == 0):
-            payload.fail(f"{name}: {rescued} rescued rows of {rows} in code {parts[5]}")
+        if parts[5] and (block < 2 or block & (block - 1) or cols % block):
+            payload.fail(f"{name}: rotated blocks of {block} of {cols} columns")
+        by_rows = parts[3] == "rows"
+        words, lines = parts[4].split(), rows if by_rows else cols
+        counts = [int(count) for count in words[::2]]
+        if min(counts) < 1 or sum(counts) != lines or (len(counts) == 1 and not by_rows):
+            payload.fail(f"{name}: bands of {counts} of {lines} {parts[3]}")
+        bits = len(counts) - 1  # of the mask, for each line
+        end, bands = (lines * bits + 7) // 8, []
+        for k in range(len(counts)):
+            bands.append(Band(payload, name, end, words[2 * k:2 * k + 2], rows, cols, by_rows))
+            end = bands[-1].end
+        payload.expect(name, ("U8",), (end,))
+        self._find_lines(payload, name, bands, lines, bits)
         out = torch.empty(shape, dtype=self.dtype, device=self.device)
-        flat = out.view(rows, cols)
-        native_rows, rescue_rows = torch.arange(rows), None
-        if rescued:
-            mask = self._mask(payload, name, rows, rescued)
-            native_rows, rescue_rows = (~mask).nonzero().flatten(), mask.nonzero().flatten()
-            self._rows(payload, f"{name}.rescue_", parts[5], rescue_group, flat, rescue_rows)
-        if rescued < rows:
-            self._rows(payload, f"{name}.", parts[3], group, flat, native_rows)
+        rotation = Rotation(cols, block, self.device) if block else None
+        (self._by_rows if by_rows else self._by_columns)(bands, out.view(rows, cols), rotation)
         return out
 
-    def _mask(self, payload, name, rows, rescued):
-        """Which rows are rescued."""
-        size = (rows + 7) // 8
-        payload.expect(f"{name}.rescue_mask", ("U8",), (size,))
-        bits = (payload.items(f"{name}.rescue_mask", 0, size)[:, None] >> torch.arange(8, dtype=torch.uint8)) & 1
-        bits = bits.flatten().bool()
-        if bits[rows:].any() or int(bits.sum()) != rescued:
-            payload.fail(f"{name}.rescue_mask: marks {int(bits.sum())} rows, expected {rescued} of {rows}")
-        return bits[:rows]
+    def _find_lines(self, payload, name, bands, lines, bits):
+        """Reads the mask: the lines of each band."""
+        if not bits:
+            bands[0].lines = torch.arange(lines, device=self.device)
+            return
+        mask = payload.items(name, 0, (lines * bits + 7) // 8)
+        per_byte = 8 // bits
+        shifts = bits * torch.arange(per_byte, dtype=torch.uint8)
+        band_of = (mask[:, None] >> shifts & (1 << bits) - 1).flatten()
+        found = torch.bincount(band_of[:lines], minlength=len(bands)).tolist()
+        if found != [band.count for band in bands] or band_of[lines:].any():
+            payload.fail(f"{name}: the mask counts {found} lines, expected {[band.count for band in bands]}")
+        for k, band in enumerate(bands):
+            band.lines = (band_of[:lines] == k).nonzero().flatten().to(self.device)
 
-    def _rows(self, payload, prefix, code, group, flat, where):
-        """Unpacks the stored rows PREFIX{codes,scales} into the rows WHERE (ascending) of FLAT."""
+    def _by_rows(self, bands, flat, rotation):
+        """Each band's stored rows are rows of the matrix."""
+        for band in bands:
+            for first, last in _blocks(band.count, flat.shape[1]):
+                where = band.lines[first:last]
+                begin, end = int(where[0]), int(where[-1]) + 1
+                direct = end - begin == len(where) and self.compute == self.dtype and not rotation
+                out = self._rows(band, first, last, flat[begin:end] if direct else None)
+                if rotation:
+                    out = rotation.undo(out)
+                if not direct:
+                    flat.index_copy_(0, where, out.to(self.dtype))
+
+    def _by_columns(self, bands, flat, rotation):
+        """A block of rows of the matrix is put together from all bands."""
         cols = flat.shape[1]
-        group = min(group or cols, cols)
-        groups, row_bytes = -(-cols // group), -(-cols // WEIGHTS_PER_BYTE[code])
-        payload.expect(prefix + "codes", ("U8",), (len(where), row_bytes))
-        payload.expect(prefix + "scales", ("F16",), (len(where), groups))
-        step = max(1, BLOCK_WEIGHTS // cols)
-        for first in range(0, len(where), step):
-            last = min(len(where), first + step)
-            scales = payload.items(prefix + "scales", first * groups, last * groups)
-            if not (scales.isfinite() & (scales >= 0)).all():
-                payload.fail(f"{prefix}scales: negative or not finite between rows {first} and {last}")
-            scales = scales.to(self.device, self.compute, copy=True).view(-1, groups)
-            codes = payload.items(prefix + "codes", first * row_bytes, last * row_bytes)
-            if _illegal(code, codes):
-                payload.fail(f"{prefix}codes: illegal {code} code between rows {first} and {last}")
-            codes = codes.to(self.device).int()  # int32 indices are several times faster than int64
-            weights = nn.functional.embedding(codes, self.tables[code]).view(last - first, -1)[:, :cols]
-            self._store(weights, scales, group, flat, where[first:last])
+        sideways = {band: Columns(band.planes[0], self) for band in bands if band.sideways}
+        for first, last in _blocks(*flat.shape):
+            out = torch.empty(last - first, cols, dtype=self.compute, device=self.device)
+            for band in bands:
+                values = sideways[band].rows(first, last) if band.sideways else self._rows(band, first, last)
+                out.index_copy_(1, band.lines, values)
+            flat[first:last].copy_(rotation.undo(out) if rotation else out)
 
-    def _store(self, weights, scales, group, flat, where):
-        """flat[where] = weights * scales, a scale for each GROUP columns (the last group may be shorter)."""
-        first, last = int(where[0]), int(where[-1]) + 1
-        direct = last - first == len(where) and self.compute == self.dtype
-        out = flat[first:last] if direct else torch.empty_like(weights, memory_format=torch.contiguous_format)
-        whole = weights.shape[1] // group
-        edge = whole * group
-        torch.mul(weights[:, :edge].unflatten(1, (whole, group)), scales[:, :whole, None],
-                  out=out[:, :edge].unflatten(1, (whole, group)))
-        if edge < weights.shape[1]:
-            torch.mul(weights[:, edge:], scales[:, whole:], out=out[:, edge:])
-        if not direct:
-            flat.index_copy_(0, where.to(self.device), out.to(self.dtype))
+    def _rows(self, band, first, last, out=None):
+        """Stored rows [first, last) of a band, put into OUT where that is given."""
+        for index, plane in enumerate(band.planes):
+            codes = plane.read_codes(first, last, self.device).int()  # int32 indices are several times faster than int64
+            scales = plane.read_scales(first, last, self.compute, self.device)
+            weights = nn.functional.embedding(codes, self.tables[plane.code]).flatten(1)[:, :plane.cols]
+            if out is None:
+                out = torch.empty_like(weights, memory_format=torch.contiguous_format)
+            if index == 0:
+                _scale(weights, scales, plane.group, out)
+            else:
+                more = torch.empty_like(out)
+                _scale(weights, scales, plane.group, more)
+                out += more
+        return out
+
+
+class Rotation:
+    """The transpose of the signed Walsh-Hadamard transform of blocks of columns."""
+
+    def __init__(self, cols, block, device):
+        self.block = block
+        h = torch.arange(cols) * 0x9E3779B1 & 0xFFFFFFFF
+        h = (h ^ h >> 15) * 0x85EBCA77 & 0xFFFFFFFF
+        self.signs = torch.where(h >= 1 << 31, -1.0, 1.0).to(device) * torch.tensor(1 / math.sqrt(block), device=device)
+        self.hadamard = torch.ones(1, 1, device=device)
+        while len(self.hadamard) < 32:
+            top = torch.cat((self.hadamard, self.hadamard), 1)
+            self.hadamard = torch.cat((top, torch.cat((self.hadamard, -self.hadamard), 1)))
+
+    def undo(self, rows):
+        """[n, cols] in float32. The matrix of a block is a Kronecker product; factors of 32 are quickest as products."""
+        x, inner = rows.float(), min(32, self.block)
+        x = x.reshape(-1, inner) @ self.hadamard[:inner, :inner]
+        while inner < self.block:
+            size = min(32, self.block // inner)
+            x = self.hadamard[:size, :size] @ x.reshape(-1, size, inner)
+            inner *= size
+        return x.view(rows.shape) * self.signs
+
+
+def _blocks(rows, cols):
+    """Row ranges of about BLOCK_WEIGHTS weights, each beginning at a multiple of four."""
+    step = max(4, BLOCK_WEIGHTS // cols // 4 * 4)
+    return ((first, min(rows, first + step)) for first in range(0, rows, step))
+
+
+def _scale(weights, scales, group, out):
+    """out = weights * scales, a scale for each GROUP columns (the last group may be shorter)."""
+    whole = weights.shape[1] // group
+    edge = whole * group
+    torch.mul(weights[:, :edge].unflatten(1, (whole, group)), scales[:, :whole, None],
+              out=out[:, :edge].unflatten(1, (whole, group)))
+    if edge < weights.shape[1]:
+        torch.mul(weights[:, edge:], scales[:, whole:], out=out[:, edge:])
 
 
 def _table(code):

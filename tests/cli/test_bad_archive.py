@@ -9,7 +9,22 @@ import zipfile
 import support
 
 PAYLOAD = "payload-00001-of-00001.safetensors"
-CODES, SCALES = "model.layers.1.mlp.up_proj.weight.codes", "model.layers.1.mlp.up_proj.weight.scales"
+MATRIX = "model.layers.1.mlp.up_proj.weight"
+
+
+def parts_of(line):
+    """Offsets (scales, codes) of each band of a matrix of rows with fp16 scales, and its bytes."""
+    shape, axis, *words = line.split()
+    rows, cols = (int(n) for n in shape.split("x"))
+    assert axis == "rows"
+    offset, offsets = -(-rows // 8) if len(words) > 2 else 0, []
+    for count, band in zip(words[::2], words[1::2]):
+        code, group, scale = band.split("/")
+        assert scale == "f16"
+        codes = offset + 2 * int(count) * -(-cols // (int(group) or cols))
+        offsets.append((offset, codes))
+        offset = codes + int(count) * -(-cols // {"ternary": 5, "q4": 2}[code])
+    return offsets, offset
 
 
 class Archives(support.CliTest):
@@ -130,63 +145,76 @@ class Artifacts(support.CliTest):
         self.change(lambda metadata, tensors: None)
         self.quern("info", self.folder)
 
+    def parts(self):
+        """(name, scales of the native rows, codes of the native rows, codes of the q4 rows) of a matrix with both."""
+        metadata, _ = support.read_safetensors(self.original)
+        name = next(name for name, line in metadata.items() if "q4" in line)
+        (native, rescued), _ = parts_of(metadata[name])
+        return name, *native, rescued[1]
+
     def test_illegal_codes(self):
-        _, tensors = support.read_safetensors(self.original)
-        rescued = next(name for name in tensors if name.endswith(".rescue_codes"))
-        for name, value, words in ((CODES, b"\xf3", "illegal ternary code"), (CODES, b"\xff", "at most 242"),
-                                   (rescued, b"\x08", "illegal q4 code"), (rescued, b"\x81", "-7..7")):
-            self.change(self.set_bytes(name, 3, value))
-            self.refuse(name.rpartition(".")[0], words)
+        name, _, codes, rescued = self.parts()
+        for offset, value, words in ((codes, b"\xf3", "illegal ternary code"), (codes, b"\xff", "at most 242"),
+                                     (rescued, b"\x08", "illegal q4 code"), (rescued, b"\x81", "-7..7")):
+            self.change(self.set_bytes(name, offset + 3, value))
+            self.refuse(name, words)
 
     def test_illegal_scales(self):
+        name, scales, *_ = self.parts()
         for value in (b"\x00\x7c", b"\x00\x7e", b"\x00\xbc"):  # infinity, NaN, -1
-            self.change(self.set_bytes(SCALES, 4, value))
-            self.refuse(SCALES.rpartition(".")[0], "scale")
+            self.change(self.set_bytes(name, scales + 4, value))
+            self.refuse(name, "scale")
+
+    def test_illegal_mask(self):
+        name, *_ = self.parts()
+        mask = support.read_safetensors(self.original)[1][name][2][0]
+        self.change(self.set_bytes(name, 0, bytes([mask ^ 1])))
+        self.refuse(name, "mask")
 
     def test_wrong_shapes(self):
-        def transposed(_, tensors):
-            dtype, shape, data = tensors[SCALES]
-            tensors[SCALES] = (dtype, shape[::-1], data)
+        def two_dimensions(_, tensors):
+            dtype, shape, data = tensors[MATRIX]
+            tensors[MATRIX] = (dtype, [1, *shape], data)
 
         def short(_, tensors):
-            dtype, (rows, cols), data = tensors[CODES]
-            tensors[CODES] = (dtype, [rows - 1, cols], data[:-cols])
+            dtype, (size,), data = tensors[MATRIX]
+            tensors[MATRIX] = (dtype, [size - 1], data[:-1])
 
         def wide(_, tensors):
-            dtype, shape, data = tensors[SCALES]
-            tensors[SCALES] = ("F32", shape, data * 2)
+            dtype, shape, data = tensors[MATRIX]
+            tensors[MATRIX] = ("F32", shape, data * 4)
 
         def missing(_, tensors):
-            del tensors[SCALES]
+            del tensors[MATRIX]
 
         def extra(_, tensors):
-            tensors["model.extra.codes"] = ("U8", [1], b"\0")
+            tensors["model.extra.weight"] = ("U8", [1], b"\0")
 
-        for edit, name in ((transposed, SCALES), (short, CODES), (wide, SCALES), (missing, SCALES),
+        for edit, name in ((two_dimensions, MATRIX), (short, MATRIX), (wide, MATRIX), (missing, MATRIX),
                            (extra, "model.extra")):
             with self.subTest(edit.__name__):
                 self.change(edit)
                 self.refuse(name)
 
     def test_wrong_lines(self):
-        name = CODES.rpartition(".")[0]
-        for line in ("", "96x64", "96x64 ternary/64 q4/128", "96x64 quinary/64 none/0 0", "97x64 ternary/64 none/0 0",
-                     "96x64 ternary/-1 none/0 0", "96x64 ternary/64 q4/128 97", "96x64 ternary/64 none/0 0 0",
-                     "99999999999999999999x64 ternary/64 none/0 0"):
+        for line in ("", "96x64", "96x64 rows", "96x64 rows 96 quinary/64/f16", "97x64 rows 97 ternary/64/f16",
+                     "96x64 rows 96 ternary/-1/f16", "96x64 rows 97 ternary/64/f16", "96x64 rows 96 ternary/64/f16 0",
+                     "96x64 columns 64 ternary/64/f16", "96x64 rows 96 ternary/64/f16 hadamard/3",
+                     "99999999999999999999x64 rows 96 ternary/64/f16"):
             def edit(metadata, _, line=line):
-                metadata[name] = line
+                metadata[MATRIX] = line
             with self.subTest(line):
                 self.change(edit)
-                self.refuse(name)
+                self.refuse(MATRIX)
 
     def test_version(self):
         def edit(metadata, _):
-            metadata["version"] = "2"
+            metadata["version"] = "1"
         self.change(edit)
         self.refuse("version")
         config = self.folder / "config.json"
         value = json.loads(config.read_text())
-        value["quern"]["format"] = 2
+        value["quern"]["format"] = 1
         config.write_text(json.dumps(value))
         self.refuse("config.json", "format")
 
@@ -202,8 +230,9 @@ class Artifacts(support.CliTest):
     def test_changed_byte(self):
         """Still legal, so that only the digest can tell; the member is named."""
         data = bytearray(self.original)
+        name, _, codes, _ = self.parts()
         _, tensors = support.read_safetensors(self.original)
-        at = self.original.index(tensors[CODES][2]) + 7
+        at = self.original.index(tensors[name][2]) + codes + 7
         data[at] = 0 if data[at] else 1
         self.payload.write_bytes(data)
         self.quern("info", self.folder)

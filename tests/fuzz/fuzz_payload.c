@@ -15,7 +15,7 @@ static const char CONFIG[] =
     " \"head_dim\": 4, \"max_position_embeddings\": 64, \"rms_norm_eps\": 1e-6, \"rope_theta\": 10000.0,"
     " \"hidden_act\": \"silu\", \"attention_bias\": false, \"tie_word_embeddings\": true, \"torch_dtype\": "
     "\"float16\","
-    " \"quern\": {\"format\": 1, \"payload\": [\"payload-00001-of-00001.safetensors\"]}}";
+    " \"quern\": {\"format\": 2, \"payload\": [\"payload-00001-of-00001.safetensors\"]}}";
 
 enum { MAX_COLS = 12 };
 

@@ -55,35 +55,48 @@ MODEL = [
     ("model.norm.weight", None, 8),
 ]
 ONE = struct.pack("<e", 1.0)
-CODE_BYTES = {"sign": lambda c: (c + 7) // 8, "ternary": lambda c: (c + 4) // 5, "q4": lambda c: (c + 1) // 2}
+WEIGHTS_PER_BYTE = {"sign": 8, "ternary": 5, "q4": 2}
 
 
-def payload(code, group, n_rescue):
-    tensors, metadata = [], {"format": "quern", "version": "1"}
+def plane(code, group, scale, rows, cols):
+    n_scales = rows * (-(-cols // group) if group else 1)
+    scales = ONE * n_scales if scale == "f16" else struct.pack("<ff", 0.5, 1.0625) + bytes(-(-6 * n_scales // 8))
+    return scales + bytes(rows * -(-cols // WEIGHTS_PER_BYTE[code]))
+
+
+def matrix(rows, cols, axis, bands, hadamard):
+    """BANDS: (lines, code, group, scale, planes); lines None: the rest. The first bands take the first lines."""
+    lines = rows if axis == "rows" else cols
+    rest = lines - sum(band[0] or 0 for band in bands)
+    line, body, mask, at, bits = f"{rows}x{cols} {axis}", b"", 0, 0, len(bands) - 1
+    for index, (count, code, group, scale, planes) in enumerate(bands):
+        count = rest if count is None else count
+        line += f" {count} {'+'.join([code] * planes)}/{group}/{scale}"
+        shape = (count, cols) if axis == "rows" else (count, rows) if code == "q4" else (rows, count)
+        body += plane(code, group, scale, *shape) * planes
+        mask |= sum(index << bits * k for k in range(at, at + count))
+        at += count
+    return line + (f" hadamard/{hadamard}" if hadamard else ""), mask.to_bytes(-(-bits * lines // 8), "little") + body
+
+
+def payload(axis, bands, hadamard=0):
+    tensors, metadata = [], {"format": "quern", "version": "2"}
     for name, rows, cols in MODEL:
         if rows is None:
             tensors.append((name, "F16", [cols], ONE * cols))
             continue
-        native, groups = rows - n_rescue, -(-cols // group) if group else 1
-        rescue = f"q4/128 {n_rescue}" if n_rescue else "none/0 0"
-        metadata[name] = f"{rows}x{cols} {code}/{group} {rescue}"
-        row = CODE_BYTES[code](cols)
-        tensors.append((name + ".codes", "U8", [native, row], bytes(native * row)))
-        tensors.append((name + ".scales", "F16", [native, groups], ONE * native * groups))
-        if n_rescue:
-            mask = ((1 << n_rescue) - 1).to_bytes((rows + 7) // 8, "little")
-            row = CODE_BYTES["q4"](cols)
-            tensors.append((name + ".rescue_mask", "U8", [len(mask)], mask))
-            tensors.append((name + ".rescue_codes", "U8", [n_rescue, row], b"\x17" * (n_rescue * row)))
-            tensors.append((name + ".rescue_scales", "F16", [n_rescue, 1], ONE * n_rescue))
+        metadata[name], data = matrix(rows, cols, axis, bands, hadamard)
+        tensors.append((name, "U8", [len(data)], data))
     tensors.append(("quern.padding", "U8", [3], bytes(3)))
     return safetensors(tensors, metadata)
 
 
 def make_payload():
-    put("payload", "sign", payload("sign", 0, 0))
-    put("payload", "sign-rescue", payload("sign", 4, 2))
-    put("payload", "ternary-rescue", payload("ternary", 8, 1))
+    put("payload", "sign", payload("rows", [(None, "sign", 0, "f16", 1)]))
+    put("payload", "rows", payload("rows", [(None, "sign", 4, "f16", 1), (2, "q4", 128, "f16", 1)]))
+    put("payload", "columns", payload("columns", [(None, "ternary", 8, "log6", 1), (2, "ternary", 4, "log6", 2),
+                                                  (1, "q4", 128, "f16", 1)], 4))
+    put("payload", "columns-f16", payload("columns", [(3, "q4", 3, "log6", 1), (None, "sign", 0, "f16", 2)]))
 
 
 def make_config():

@@ -20,32 +20,96 @@ def pack(code, q):
     return (padded.reshape(rows, -1, per_byte) * weight).sum(-1).astype(np.uint8)
 
 
-def random_rows(rng, code, group, rows, cols):
-    """(codes [rows, bytes], scales [rows, groups], exact float32 weights [rows, cols])."""
-    largest = LARGEST[code]
+class Band:
+    """Lines of one codec: a share of all lines (None: the rest), code, columns per scale, scale code and planes."""
+
+    def __init__(self, code, group, scale="f16", planes=1, share=None):
+        self.code, self.group, self.scale, self.planes, self.share = code, group, scale, planes, share
+
+    def __str__(self):
+        return f"{'+'.join([self.code] * self.planes)}/{self.group}/{self.scale}"
+
+
+def six_bits(numbers):
+    """Numbers below 64 as one stream of bits, least significant first."""
+    bits = (np.asarray(numbers, np.int64)[:, None] >> np.arange(6) & 1).astype(np.uint8)
+    return np.packbits(bits.flatten(), bitorder="little").tobytes()
+
+
+def log6_values(base, ratio):
+    values = [float(np.float32(base))]
+    for _ in range(63):
+        values.append(values[-1] * float(np.float32(ratio)))
+    return np.array(values, np.float64).astype(np.float32).astype(np.float16)
+
+
+def random_plane(rng, band, rows, cols):
+    """(bytes, exact float32 weights [rows, cols])."""
+    largest = LARGEST[band.code]
     q = rng.integers(-largest, largest + 1, (rows, cols))
-    if code == "sign":
+    if band.code == "sign":
         q = np.where(q == 0, 1, q)
-    width = group or cols
-    scales = (0.02 + 0.05 * rng.random((rows, -(-cols // width)))).astype(np.float16)
+    width = band.group or cols
+    groups = -(-cols // width)
+    if band.scale == "log6":
+        base, ratio = np.float32(0.01 + 0.01 * rng.random()), np.float32(1.02 + 0.05 * rng.random())
+        numbers = rng.integers(0, 64, rows * groups)
+        stored = base.tobytes() + ratio.tobytes() + six_bits(numbers)
+        scales = log6_values(base, ratio)[numbers].reshape(rows, groups)
+    else:
+        scales = (0.02 + 0.05 * rng.random((rows, groups))).astype(np.float16)
+        stored = scales.tobytes()
     weights = np.repeat(scales.astype(np.float32), width, axis=1)[:, :cols] * q.astype(np.float32)
-    return pack(code, q), scales, weights
+    return stored + pack(band.code, q).tobytes(), weights
 
 
-def random_matrix(rng, name, shape, native, rescue, n_rescued):
-    """(metadata line, arrays, exact weights) of a matrix; native and rescue are (code, group)."""
+def rotation(cols, block):
+    """S [cols, cols] in double: W S is what the codes of a rotated matrix stand for."""
+    h = np.arange(cols, dtype=np.uint64) * np.uint64(0x9E3779B1) % np.uint64(1 << 32)
+    h ^= h >> np.uint64(15)
+    h = h * np.uint64(0x85EBCA77) % np.uint64(1 << 32)
+    signs = np.where(h >= 1 << 31, -1.0, 1.0)
+    hadamard = np.ones((1, 1))
+    while len(hadamard) < block:
+        hadamard = np.block([[hadamard, hadamard], [hadamard, -hadamard]])
+    return signs[:, None] * np.kron(np.eye(cols // block), hadamard) / math.sqrt(block)
+
+
+def random_matrix(rng, shape, bands, axis="rows", hadamard=0):
+    """(metadata line, bytes, weights) of a matrix with these bands, exact in float32 unless it is rotated."""
     rows, cols = shape[0], math.prod(shape[1:])
-    rescued = np.zeros(rows, bool)
-    rescued[rng.permutation(rows)[:n_rescued]] = True
-    weights = np.empty((rows, cols), np.float32)
-    arrays = {}
-    if n_rescued < rows:
-        arrays["codes"], arrays["scales"], weights[~rescued] = random_rows(rng, *native, rows - n_rescued, cols)
-    if n_rescued:
-        arrays["rescue_mask"] = np.packbits(rescued, bitorder="little")
-        arrays["rescue_codes"], arrays["rescue_scales"], weights[rescued] = random_rows(rng, *rescue, n_rescued, cols)
-    line = "{}x{} {}/{} {}/{} {}".format(rows, cols, *native, *(rescue if n_rescued else ("none", 0)), n_rescued)
-    return line, {f"{name}.{part}": array for part, array in arrays.items()}, weights.reshape(shape)
+    lines = rows if axis == "rows" else cols
+    counts = [int(round(band.share * lines)) if band.share is not None else None for band in bands]
+    rest = lines - sum(count for count in counts if count is not None)
+    counts = [rest if count is None else count for count in counts]
+    bands, counts = zip(*((band, count) for band, count in zip(bands, counts) if count))
+    if len(bands) == 1:
+        axis = "rows"
+        counts = (rows,)
+    band_of = rng.permutation(np.repeat(np.arange(len(bands)), counts))
+    weights, stored = np.empty((rows, cols), np.float32), b""
+    if len(bands) > 1:
+        width = len(bands) - 1
+        stored += np.packbits((band_of[:, None] >> np.arange(width) & 1).astype(np.uint8).flatten(),
+                              bitorder="little").tobytes()
+    for index, (band, count) in enumerate(zip(bands, counts)):
+        where = np.flatnonzero(band_of == index)
+        sideways = axis == "columns" and band.code == "q4"
+        size = (count, cols) if axis == "rows" else (count, rows) if sideways else (rows, count)
+        total = np.zeros(size, np.float32)
+        for plane in range(band.planes):
+            data, values = random_plane(rng, band, *size)
+            stored += data
+            total = total + values if plane else values
+        if axis == "rows":
+            weights[where] = total
+        else:
+            weights[:, where] = total.T if sideways else total
+    line = f"{rows}x{cols} {axis}" + "".join(f" {count} {band}" for band, count in zip(bands, counts))
+    if hadamard:
+        line += f" hadamard/{hadamard}"
+        weights = (weights.astype(np.float64) @ rotation(cols, hadamard).T).astype(np.float32)
+    return line, np.frombuffer(stored, np.uint8).copy(), weights.reshape(shape)
 
 
 def bfloat16(values):
@@ -68,4 +132,4 @@ def safetensors_bytes(metadata, arrays):
 
 
 def payload_metadata(lines):
-    return {"format": "quern", "version": "1", **lines}
+    return {"format": "quern", "version": "2", **lines}

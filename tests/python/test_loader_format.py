@@ -1,7 +1,8 @@
 #!/usr/bin/env python3
-"""The loader against an encoder of its own: every code, group width and row mix of docs/format.md, bit for bit."""
+"""The loader against an encoder of its own: every code, scale, axis and mix of bands of docs/format.md, bit for bit."""
 
 import json
+import math
 import pathlib
 import shutil
 import struct
@@ -16,7 +17,7 @@ import numpy as np
 import support
 import torch
 import transformers
-from artifact_encoder import bfloat16, payload_metadata, random_matrix, safetensors_bytes
+from artifact_encoder import Band, bfloat16, payload_metadata, random_matrix, safetensors_bytes
 
 ROPE_THETA = 20000.0
 
@@ -77,8 +78,9 @@ def random_vector(rng, kind, shape):
 class Artifact:
     """An artifact folder with random codes; `weights` are the values it stands for, in float32."""
 
-    def __init__(self, folder, config, native=("ternary", 64), rescue=("q4", 128), fraction=0.1, vectors="f16",
-                 files=1, padding=0, seed=0):
+    BANDS = (Band("ternary", 64), Band("q4", 128, share=0.1))
+
+    def __init__(self, folder, config, bands=BANDS, axis="rows", hadamard=0, vectors="f16", files=1, padding=0, seed=0):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True)
         rng = np.random.default_rng(seed)
@@ -88,9 +90,8 @@ class Artifact:
             if len(shape) == 1:
                 arrays[name], self.weights[name] = random_vector(rng, vectors, shape)
             else:
-                n_rescued = int(round(fraction * shape[0]))
-                lines[name], more, self.weights[name] = random_matrix(rng, name, shape, native, rescue, n_rescued)
-                arrays.update(more)
+                block = hadamard if hadamard and math.prod(shape[1:]) % hadamard == 0 else 0
+                lines[name], arrays[name], self.weights[name] = random_matrix(rng, shape, bands, axis, block)
         if padding:
             parts[-1][1]["quern.padding"] = np.zeros(padding, np.uint8)
         self.parts = [(payload_metadata(lines), arrays) for lines, arrays in parts]
@@ -98,7 +99,7 @@ class Artifact:
         self.payloads = [self.folder / name for name in names]
         self.write_payloads()
         auto_map = {"AutoModelForCausalLM": "modeling_quern.QuernForCausalLM"}
-        self.config = {**config, "auto_map": auto_map, "quern": {"format": 1, "payload": names}}
+        self.config = {**config, "auto_map": auto_map, "quern": {"format": 2, "payload": names}}
         self.write_config()
         shutil.copy(support.LOADER, self.folder)
 
@@ -137,16 +138,25 @@ class LoaderTest(unittest.TestCase):
 
 class ExactWeights(LoaderTest):
     CASES = {
-        "ternary_rows": dict(native=("ternary", 0), fraction=0),
-        "ternary_64": dict(native=("ternary", 64)),
-        "ternary_100": dict(native=("ternary", 100), rescue=("q4", 100), fraction=0.5, vectors="bf16"),
-        "ternary_128_all_rescued": dict(native=("ternary", 128), fraction=1),
-        "ternary_rescued_sign": dict(native=("sign", 0), rescue=("ternary", 64), fraction=0.3),
-        "sign_rows": dict(native=("sign", 0), fraction=0, vectors="f32"),
-        "sign_64": dict(native=("sign", 64), rescue=("q4", 0)),
-        "sign_1000": dict(native=("sign", 1000), rescue=("q4", 64), fraction=0.02),
-        "q4_rows": dict(native=("q4", 0), fraction=0),
-        "q4_1": dict(native=("q4", 1), rescue=("sign", 1)),
+        "ternary_rows": dict(bands=[Band("ternary", 0)]),
+        "ternary_64": dict(bands=[Band("ternary", 64), Band("q4", 128, share=0.1)]),
+        "ternary_100": dict(bands=[Band("ternary", 100, "log6"), Band("q4", 100, share=0.5)], vectors="bf16"),
+        "q4_128": dict(bands=[Band("q4", 128)]),
+        "ternary_rescued_sign": dict(bands=[Band("sign", 0), Band("ternary", 64, share=0.3)]),
+        "sign_rows": dict(bands=[Band("sign", 0)], vectors="f32"),
+        "sign_64": dict(bands=[Band("sign", 64), Band("q4", 0, "log6", share=0.1)]),
+        "sign_1000": dict(bands=[Band("sign", 1000), Band("q4", 64, share=0.02)]),
+        "q4_rows": dict(bands=[Band("q4", 0, "log6")]),
+        "q4_1": dict(bands=[Band("q4", 1), Band("sign", 1, share=0.1)]),
+        "two_planes": dict(bands=[Band("ternary", 32, "log6", planes=2)]),
+        "three_bands": dict(bands=[Band("ternary", 64, "log6"), Band("ternary", 64, "log6", 2, 0.2), Band("q4", 128, share=0.05)]),
+        "columns": dict(axis="columns", bands=[Band("ternary", 64), Band("q4", 128, share=0.1)]),
+        "columns_log6": dict(axis="columns", bands=[Band("ternary", 64, "log6"), Band("ternary", 64, "log6", 2, 0.2),
+                                                    Band("q4", 128, "log6", share=0.05)]),
+        "columns_sign": dict(axis="columns", bands=[Band("sign", 0, "log6"), Band("sign", 16, "f16", 2, 0.3),
+                                                    Band("q4", 20, share=0.1)]),
+        "columns_without_q4": dict(axis="columns", bands=[Band("sign", 32), Band("ternary", 32, "log6", share=0.5)]),
+        "columns_of_q4_first": dict(axis="columns", bands=[Band("q4", 0, share=0.2), Band("ternary", 5, "log6")]),
     }
 
     def test_codes_and_groups(self):
@@ -155,6 +165,19 @@ class ExactWeights(LoaderTest):
             for dtype in (torch.float32, torch.float16, torch.bfloat16):
                 with self.subTest(case=name, dtype=dtype):
                     self.assert_exact(support.load_model(artifact.folder, dtype), artifact.weights, dtype)
+
+    def test_rotation(self):
+        """Within float32 rounding of the transform in double."""
+        config = tiny_config(hidden_size=96, intermediate_size=160, head_dim=32)
+        for axis in ("rows", "columns"):
+            bands = [Band("ternary", 64, "log6"), Band("ternary", 64, "log6", 2, 0.2), Band("q4", 128, share=0.05)]
+            artifact = self.artifact(axis, config, bands=bands, axis=axis, hadamard=32)
+            for dtype, tolerance in ((torch.float32, 1e-6), (torch.float16, 2**-10)):
+                model = support.load_model(artifact.folder, dtype)
+                for name, parameter in model.named_parameters():
+                    with self.subTest(axis=axis, dtype=dtype, name=name):
+                        want = torch.from_numpy(artifact.weights[name])
+                        self.assertLessEqual((parameter.float() - want).abs().max().item(), tolerance * want.abs().max().item())
 
     def test_architectures(self):
         configs = {
@@ -187,8 +210,9 @@ class ExactWeights(LoaderTest):
     def test_rows_wider_than_a_block(self):
         """Blocks of several rows and of one row, over a matrix that does not divide into blocks."""
         config = tiny_config(vocab_size=70001, intermediate_size=1031)
-        artifact = self.artifact(config=config, native=("sign", 64), fraction=0.013)
-        self.assert_exact(support.load_model(artifact.folder), artifact.weights, torch.float32)
+        for axis in ("rows", "columns"):
+            artifact = self.artifact(axis, config, axis=axis, bands=[Band("sign", 64, "log6"), Band("q4", 128, share=0.033)])
+            self.assert_exact(support.load_model(artifact.folder), artifact.weights, torch.float32)
 
 
 class StockModel(LoaderTest):
@@ -309,32 +333,44 @@ class Refusals(LoaderTest):
         with self.assertRaisesRegex(ValueError, message):
             support.load_model(artifact.folder)
 
-    def test_damaged_arrays(self):
-        """One value changed in one array: (array, value, what the error says)."""
+    def test_damaged_bytes(self):
+        """One byte of a matrix changed: (offset, value, what the error says). 69 rows of 131 columns: 9 bytes of mask,
+        62 rows of 3 scales and 27 code bytes, 7 rows of 2 scales and 66 code bytes."""
+        codes, rescue = 9 + 62 * 6, 9 + 62 * (6 + 27)
         cases = (
-            ("codes", 243, "illegal ternary code"),
-            ("codes", 255, "illegal ternary code"),
-            ("rescue_codes", 0x08, "illegal q4 code"),
-            ("rescue_codes", 0x80, "illegal q4 code"),
-            ("scales", np.nan, "negative or not finite"),
-            ("scales", np.inf, "negative or not finite"),
-            ("rescue_scales", -0.5, "negative or not finite"),
-            ("rescue_mask", 255, "marks"),
+            (codes + 30, 243, "illegal ternary code"),
+            (codes + 62 * 27 - 1, 255, "illegal ternary code"),
+            (rescue + 28 + 5, 0x08, "illegal q4 code"),
+            (rescue + 28 + 7 * 66 - 1, 0x80, "illegal q4 code"),
+            (9 + 1, 0x7c, "negative or not finite"),
+            (9 + 62 * 6 - 1, 0xfc, "negative or not finite"),
+            (rescue + 1, 0xbc, "negative or not finite"),
+            (0, None, "the mask counts"),
+            (8, 0x80, "the mask counts"),
         )
-        for index, (part, value, message) in enumerate(cases):
-            with self.subTest(array=part, value=value):
+        for index, (offset, value, message) in enumerate(cases):
+            with self.subTest(offset=offset, value=value):
                 artifact = self.artifact(f"damaged-{index}")
-                array = artifact.parts[0][1][f"{self.MATRIX}.{part}"]
-                array.flat[array.size // 2] = value
+                array = artifact.parts[0][1][self.MATRIX]
+                self.assertEqual(array.size, rescue + 7 * (4 + 66))
+                array[offset] = array[offset] ^ 1 if value is None else value
                 artifact.write_payloads()
                 self.assert_refused(artifact, message)
 
-    def test_mask_padding(self):
-        artifact = self.artifact()
-        mask = artifact.parts[0][1][f"{self.MATRIX}.rescue_mask"]
-        mask[-1] |= 0x80
+    def test_damaged_grid(self):
+        for base, ratio in ((0, 1.1), (-1, 1.1), (np.nan, 1), (1, 0.99), (1, np.inf), (1, np.nan), (1000, 1.1), (1e-12, 1)):
+            with self.subTest(base=base, ratio=ratio):
+                artifact = self.artifact(f"grid-{base}-{ratio}", bands=[Band("ternary", 64, "log6")])
+                array = artifact.parts[0][1][self.MATRIX]
+                array[:8] = np.frombuffer(np.array([base, ratio], np.float32).tobytes(), np.uint8)
+                artifact.write_payloads()
+                self.assert_refused(artifact, "scales from")
+
+    def test_log6_padding(self):
+        artifact = self.artifact(bands=[Band("ternary", 64, "log6")])  # 69 x 3 numbers: 1242 bits of 1248
+        artifact.parts[0][1][self.MATRIX][8 + 155] |= 0x80
         artifact.write_payloads()
-        self.assert_refused(artifact, "rescue_mask: marks")
+        self.assert_refused(artifact, "padding bits of scales")
 
     def test_tables(self):
         """Tensors and descriptions that do not fit each other or the model."""
@@ -350,18 +386,22 @@ class Refusals(LoaderTest):
         flat = np.zeros(3, np.float16)
         cases = (
             (drop("model.norm.weight"), "no payload file holds the parameter model.norm.weight"),
-            (drop(f"{self.MATRIX}.scales"), "scales is missing"),
+            (drop(self.MATRIX), "down_proj.weight is missing"),
             (add("model.norm.bias", flat), "model.norm.bias: the model has no use for it"),
             (add("model.norm.weight", flat), r"model.norm.weight: F16 \[3\], expected .* \[69\]"),
-            (add(f"{self.MATRIX}.codes", np.zeros((3, 3), np.uint8)), r"codes: U8 \[3, 3\], expected"),
-            (describe("69x131 ternary/64 q4/128"), "not a matrix description"),
-            (describe("69x131 ternery/64 q4/128 7"), "not a matrix description"),
-            (describe("131x69 ternary/64 q4/128 7"), "the model has"),
-            (describe("69x131 ternary/64 q4/128 70"), "70 rescued rows of 69"),
-            (describe("69x131 ternary/64 none/0 7"), "7 rescued rows of 69 in code none"),
-            (describe("69x131 ternary/32 q4/128 7"), "scales: F16"),
-            (lambda metadata, arrays: metadata.update(version="2"), "not a Quern payload of version 1"),
-            (lambda metadata, arrays: metadata.pop("format"), "not a Quern payload of version 1"),
+            (add(self.MATRIX, np.zeros(9, np.uint8)), r"down_proj.weight: U8 \[9\], expected"),
+            (describe("69x131 rows 69 ternary/64"), "not a matrix description"),
+            (describe("69x131 rows 69 ternery/64/f16"), "not a matrix description"),
+            (describe("69x131 rows 69 q4+q4/64/f16"), "not a matrix description"),
+            (describe("69x131 rows 69 sign+ternary/64/f16"), "not a matrix description"),
+            (describe("131x69 rows 131 ternary/64/f16"), "the model has"),
+            (describe("69x131 rows 62 ternary/64/f16 8 q4/128/f16"), r"bands of \[62, 8\] of 69 rows"),
+            (describe("69x131 rows 69 ternary/64/f16 0 q4/128/f16"), r"bands of \[69, 0\] of 69 rows"),
+            (describe("69x131 columns 131 ternary/64/f16"), r"bands of \[131\] of 131 columns"),
+            (describe("69x131 rows 62 ternary/32/f16 7 q4/128/f16"), "down_proj.weight: U8"),
+            (describe("69x131 rows 62 ternary/64/f16 7 q4/128/f16 hadamard/2"), "rotated blocks of 2 of 131"),
+            (lambda metadata, arrays: metadata.update(version="1"), "not a Quern payload of version 2"),
+            (lambda metadata, arrays: metadata.pop("format"), "not a Quern payload of version 2"),
         )
         for index, (change, message) in enumerate(cases):
             with self.subTest(message=message):
@@ -404,9 +444,9 @@ class Refusals(LoaderTest):
             artifact.write_config()
             with self.assertRaises(error):
                 support.load_model(artifact.folder)
-        artifact.config["quern"] = {"format": 2, "payload": []}
+        artifact.config["quern"] = {"format": 1, "payload": []}
         artifact.write_config()
-        self.assert_refused(artifact, "no Quern artifact of format 1")
+        self.assert_refused(artifact, "no Quern artifact of format 2")
 
     def test_repeated_in_two_files(self):
         artifact = self.artifact(files=2)
@@ -434,15 +474,17 @@ print(status("VmHWM") - before - sum(sizes), max(sizes), sum(sizes), seconds)
         warm = self.artifact("warm")
         config = tiny_config(vocab_size=32768, hidden_size=1024, intermediate_size=3072, num_hidden_layers=4,
                              num_attention_heads=16, num_key_value_heads=8, head_dim=128)
-        big = self.artifact("big", config, native=("ternary", 128), rescue=("q4", 128), fraction=0.05)
-        del big.parts, big.weights
-        for dtype in ("float16", "float32"):
-            with self.subTest(dtype=dtype):
-                out = self.run_child(self.CHILD, warm.folder, big.folder, dtype)
-                extra, largest, dense, seconds = (float(word) for word in out.split())
-                print(f"{dtype}: {dense / 2**20:.0f} MiB of parameters in {seconds:.2f} s, peak {extra / 2**20:.1f} MiB above "
-                      f"them, largest tensor {largest / 2**20:.0f} MiB", flush=True)
-                self.assertLess(extra, largest)
+        bands = [Band("ternary", 128, "log6"), Band("ternary", 128, "log6", 2, 0.1), Band("q4", 128, share=0.05)]
+        for axis in ("rows", "columns"):
+            big = self.artifact(axis, config, bands=bands, axis=axis, hadamard=1024)
+            del big.parts, big.weights
+            for dtype in ("float16", "float32"):
+                with self.subTest(axis=axis, dtype=dtype):
+                    out = self.run_child(self.CHILD, warm.folder, big.folder, dtype)
+                    extra, largest, dense, seconds = (float(word) for word in out.split())
+                    print(f"{axis}, {dtype}: {dense / 2**20:.0f} MiB of parameters in {seconds:.2f} s, peak "
+                          f"{extra / 2**20:.1f} MiB above them, largest tensor {largest / 2**20:.0f} MiB", flush=True)
+                    self.assertLess(extra, largest)
 
 
 if __name__ == "__main__":

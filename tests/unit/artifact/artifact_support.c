@@ -29,7 +29,7 @@ void write_text(const char *folder, const char *name, const char *text) {
 
 void fixture_open(fixture *f, const tiny_options *options) {
     qn_error err;
-    f->folder = make_temporary_folder();
+    *f = (fixture){.folder = make_temporary_folder()};
     char *model = fixture_path(f, "model");
     assert_int_equal(mkdir(model, 0777), 0);
     write_tiny_model(model, options);

@@ -38,6 +38,30 @@ static void test_rescue_limit_is_never_passed(void **state) {
     }
 }
 
+static void test_strict(void **state) {
+    (void)state;
+    qn_profile p = qn_profile_strict(QN_TRACK_BINARY);
+    assert_string_equal(p.name, "binary-strict");
+    assert_true(p.budget_bits == qn_profile_builtin(QN_TRACK_BINARY).budget_bits);
+    const qn_codec sign = {QN_CODE_SIGN, 64, QN_SCALE_F16};
+    qn_encoded e = {
+        .rows = 8, .cols = 8, .n_bands = 1, .bands = {{.codec = sign, .n_planes = 1, .n_lines = 8}}};
+    assert_null(qn_profile_forbids(&p, &e));
+    e.hadamard = 8;
+    assert_string_equal(qn_profile_forbids(&p, &e), "rotation");
+    p.rotation = true;
+    e.bands[0].n_planes = 2;
+    assert_string_equal(qn_profile_forbids(&p, &e), "two planes");
+    p.two_planes = true;
+    e.bands[0].codec.scale = QN_SCALE_LOG6;
+    assert_string_equal(qn_profile_forbids(&p, &e), "log6 scales");
+    p.log6_scales = true;
+    e.axis = QN_AXIS_COLUMNS;
+    assert_string_equal(qn_profile_forbids(&p, &e), "column bands");
+    p.column_bands = true;
+    assert_null(qn_profile_forbids(&p, &e));
+}
+
 typedef struct bad_profile {
     const char *text, *message;
     qn_status code;
@@ -58,6 +82,11 @@ static void test_profile_file(void **state) {
     assert_int_equal(p.reference_parameters, 1000);
     assert_true(p.budget_bits == 0.9 * 1.5 + 0.1 * 4.125);
     assert_int_equal(p.max_parameter_factor, 16);
+    assert_true(p.two_planes && p.log6_scales && p.column_bands && p.rotation);
+
+    write_text(folder, "profile.json", "{\"two_planes\": false, \"rotation\": false}");
+    expect_ok(qn_profile_load(path, QN_TRACK_BINARY, &p, &err), &err);
+    assert_true(!p.two_planes && p.log6_scales && p.column_bands && !p.rotation);
 
     write_text(folder, "profile.json", "{\"track\": \"binary\", \"budget_bits\": 1.25}");
     expect_ok(qn_profile_load(path, QN_TRACK_TERNARY, &p, &err), &err);
@@ -87,6 +116,7 @@ int main(void) {
         cmocka_unit_test(test_budgets_of_the_tracks),
         cmocka_unit_test(test_budget_rounds_up_in_bits),
         cmocka_unit_test(test_rescue_limit_is_never_passed),
+        cmocka_unit_test(test_strict),
         cmocka_unit_test(test_profile_file),
     };
     return cmocka_run_group_tests_name("artifact profile", tests, NULL, NULL);

@@ -4,6 +4,7 @@
 #include "quern/artifact/verify.h"
 
 #include <math.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -90,22 +91,31 @@ static void replace_in(const char *folder, const char *name, const char *from, c
 
 static const char payload_name[] = "payload-00001-of-00001.safetensors";
 
-/* Offset of tensor NAME's first byte in the payload file. */
-static size_t payload_offset(const char *data, const char *tensor) {
+/* Offset in the payload file of the first byte of one part of a matrix. */
+static size_t payload_offset(const char *data, const char *matrix, int band, qn_part_kind kind) {
     uint64_t header;
     memcpy(&header, data, sizeof header);
     json_t *root = json_loadb(data + 8, header, 0, NULL);
-    const json_t *range = json_object_get(json_object_get(root, tensor), "data_offsets");
-    const size_t at = 8 + header + (size_t)json_integer_value(json_array_get(range, 0));
-    assert_non_null(range);
+    const json_t *range = json_object_get(json_object_get(root, matrix), "data_offsets");
+    const json_t *line = json_object_get(json_object_get(root, "__metadata__"), matrix);
+    qn_encoded shape = {0};
+    qn_part parts[QN_MAX_PARTS];
+    qn_error err;
+    expect_ok(qn_packed_spec_parse(json_string_value(line), matrix, &shape, &err), &err);
+    const int n = qn_encoded_parts(&shape, parts);
+    int p = 0;
+    while (p < n && (parts[p].band != band || parts[p].kind != kind)) p++;
+    assert_true(p < n);
+    const size_t at = 8 + header + (size_t)(json_integer_value(json_array_get(range, 0)) + parts[p].offset);
     json_decref(root);
     return at;
 }
 
-static void set_byte(const char *folder, const char *tensor, size_t index, int value) {
+static void set_byte(const char *folder, const char *matrix, int band, qn_part_kind kind, size_t index,
+                     int value) {
     size_t n_bytes;
     char *path = path_in(folder, payload_name), *data = load_file(path, &n_bytes);
-    data[payload_offset(data, tensor) + index] = (char)value;
+    data[payload_offset(data, matrix, band, kind) + index] = (char)value;
     write_test_file(folder, payload_name, data, n_bytes);
     free(data);
     free(path);
@@ -353,26 +363,25 @@ static void test_broken_payload(void **state) {
     (void)state;
     bench b;
     bench_open(&b);
-    set_byte(b.folder, "model.layers.1.mlp.up_proj.weight.codes", 7, 250);
+    set_byte(b.folder, "model.layers.1.mlp.up_proj.weight", 0, QN_PART_CODES, 7, 250);
     expect_rejection_of(&b, b.folder,
                         "load error=QN_E_VALUE message=", "model.layers.1.mlp.up_proj.weight: ");
     bench_close(&b);
 
     bench_open(&b);
-    set_byte(b.folder, "model.layers.0.self_attn.q_proj.weight.rescue_codes", 2, 0x88);
+    set_byte(b.folder, "model.layers.0.self_attn.q_proj.weight", 1, QN_PART_CODES, 2, 0x88);
     expect_rejection_of(&b, b.folder,
                         "load error=QN_E_VALUE message=", "model.layers.0.self_attn.q_proj.weight: ");
     bench_close(&b);
 
     bench_open(&b);
-    set_byte(b.folder, "model.layers.0.self_attn.q_proj.weight.scales", 1, 0x7c);
+    set_byte(b.folder, "model.layers.0.self_attn.q_proj.weight", 0, QN_PART_SCALES, 1, 0x7c);
     expect_rejection_of(&b, b.folder,
                         "load error=QN_E_VALUE message=", "model.layers.0.self_attn.q_proj.weight: ");
     bench_close(&b);
 
     bench_open(&b);
-    replace_in(b.folder, payload_name, "\"dtype\":\"F16\",\"shape\":[61,1]",
-               "\"dtype\":\"F16\",\"shape\":[1,61]");
+    replace_in(b.folder, payload_name, " ternary/0/f16 ", " ternary/1/f16 ");
     expect_rejection(&b, b.folder, "load error=");
     bench_close(&b);
 }
@@ -382,9 +391,42 @@ static void test_changed_byte(void **state) {
     (void)state;
     bench b;
     bench_open(&b);
-    set_byte(b.folder, "model.layers.1.mlp.up_proj.weight.codes", 7, 0);
+    set_byte(b.folder, "model.layers.1.mlp.up_proj.weight", 0, QN_PART_CODES, 7, 0);
     expect_rejection(&b, b.folder,
                      "manifest reason=payload_sha256 file=payload-00001-of-00001.safetensors expected=");
+    bench_close(&b);
+}
+
+/* What a profile forbids is named, and the strict profile takes rows with q4 rows. */
+static void test_forbidden_features(void **state) {
+    (void)state;
+    static const struct {
+        size_t flag;
+        const char *feature;
+    } cases[] = {{offsetof(qn_profile, two_planes), "two planes"},
+                 {offsetof(qn_profile, log6_scales), "log6 scales"},
+                 {offsetof(qn_profile, column_bands), "column bands"},
+                 {offsetof(qn_profile, rotation), "rotation"}};
+    bench b;
+    bench_open(&b);
+    const qn_profile generous = b.f.profile;
+    b.f.profile.two_planes = b.f.profile.log6_scales = b.f.profile.column_bands = b.f.profile.rotation =
+        false;
+    check_accepted(&b, b.zip, &b.zip_result);
+
+    b.f.profile = generous;
+    b.f.banded = true;
+    const qn_artifact_options options = fixture_options(&b.f);
+    const qn_artifact_result written = fixture_write(&b.f, "banded.zip", &options, 0, 0);
+    char *path = fixture_path(&b.f, "banded.zip");
+    assert_true(written.role_bytes[QN_ROLE_RESIDUAL] > 0);
+    check_accepted(&b, path, &written);
+    for (size_t i = 0; i < sizeof cases / sizeof cases[0]; i++) {
+        b.f.profile = generous;
+        memset((char *)&b.f.profile + cases[i].flag, 0, sizeof(bool));
+        expect_rejection_of(&b, path, "manifest reason=forbidden tensor=", cases[i].feature);
+    }
+    free(path);
     bench_close(&b);
 }
 
@@ -522,6 +564,7 @@ int main(void) {
         cmocka_unit_test(test_folders),
         cmocka_unit_test(test_broken_payload),
         cmocka_unit_test(test_changed_byte),
+        cmocka_unit_test(test_forbidden_features),
         cmocka_unit_test(test_own_manifest),
         cmocka_unit_test(test_rules_of_any_manifest),
         cmocka_unit_test(test_logits),
