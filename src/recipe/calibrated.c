@@ -172,7 +172,7 @@ qn_status qni_calibrated_plan(qni_calibrated *c, const qn_artifact_plan *plan, i
         QN_TRY(qn_artifact_plan_need(plan, c->shapes, &need, err));
         *minimum_bytes = need - matrix_bytes(c) + least;
         if (need <= budget_bytes) return QN_OK;
-        limits.max_bytes -= need - budget_bytes;
+        limits.max_bytes = matrix_bytes(c) - (need - budget_bytes);
     }
     return qn_fail(err, QN_E_BUDGET, "no plan fits %lld bytes", (long long)budget_bytes);
 }

@@ -27,10 +27,10 @@ uint8_t *random_bands(int64_t lines);
 double metric_error(const float *a, const float *b, const float *h, int64_t rows, int64_t cols);
 
 /* SHAPE with one band. */
-qn_band_shape one_band(int64_t rows, int64_t cols, qn_band_axis axis, qn_band_spec spec);
+qn_band_shape one_band(int64_t rows, int64_t cols, qn_axis axis, qn_band_spec spec);
 
 /* CODE in one plane, CODE in two, q4: the bands a recipe uses. */
-qn_band_shape three_bands(int64_t rows, int64_t cols, qn_band_axis axis, qn_code code, int32_t group_size,
+qn_band_shape three_bands(int64_t rows, int64_t cols, qn_axis axis, qn_code code, int32_t group_size,
                           bool log6, const uint8_t *line_band);
 
 /* Fits or fails the test; the decoded weights [rows, cols] go to *decoded (owned) unless it is NULL. */
