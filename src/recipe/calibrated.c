@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "quern/text/leak_check.h"
 #include "recipe/prefix.h"
+#include "recipe/rotation.h"
 
 #include <stdlib.h>
 
@@ -61,6 +62,7 @@ static qn_status measure_loss(qni_calibrated *c, const qn_context *ctx, qn_error
     const qni_loss_model_options options = {.compute = QN_COMPUTE_F32,
                                             .damping = recipe->damping,
                                             .activation_order = recipe->activation_order,
+                                            .hadamard = recipe->hadamard,
                                             .seed = c->options->seed};
     qn_calibration_text part = {0};
     QN_TRY(qn_calibration_text_part(&c->text, recipe->fisher_tokens, &part, err));
@@ -74,6 +76,11 @@ static qn_status measure_loss(qni_calibrated *c, const qn_context *ctx, qn_error
 
 qn_status qni_calibrated_open(const qn_compress_options *options, const qn_model *model,
                               const qn_context *ctx, qni_calibrated *out, qn_error *err) {
+    const int64_t hadamard = options->recipe->hadamard;
+    if (hadamard & (hadamard - 1))
+        return qn_fail(err, QN_E_ARGUMENT,
+                       "recipe '%s': quantize.hadamard is %lld; expected a power of two or 0",
+                       options->recipe->name, (long long)hadamard);
     qni_calibrated c = {.options = options, .model = model};
     c.layout = qn_checkpoint_layout(qn_model_checkpoint(model));
     qn_status status = read_text(&c, ctx, err);
@@ -103,11 +110,12 @@ void qni_calibrated_close(qni_calibrated *c) {
 static qni_plan_matrix matrix_of(const qni_calibrated *c, int64_t entry) {
     const qn_layout_entry *e = &c->layout->entries[entry];
     const qn_axis axis = e->layer < 0 ? QN_AXIS_ROWS : c->options->recipe->lines;
-    return (qni_plan_matrix){.rows = e->rows,
-                             .cols = e->cols,
-                             .axis = axis,
-                             .sensitivity =
-                                 axis == QN_AXIS_ROWS ? c->loss.rows[entry] : c->loss.columns[entry]};
+    return (qni_plan_matrix){
+        .rows = e->rows,
+        .cols = e->cols,
+        .axis = axis,
+        .hadamard = e->layer < 0 ? 0 : qni_rotation_of(c->options->recipe->hadamard, e->cols),
+        .sensitivity = axis == QN_AXIS_ROWS ? c->loss.rows[entry] : c->loss.columns[entry]};
 }
 
 static void find_kinds(const qn_recipe *recipe, qn_track track,

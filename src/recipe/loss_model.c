@@ -4,6 +4,7 @@
 #include "quern/fit/hessian_fit.h"
 #include "quern/fit/moments.h"
 #include "quern/fit/statistics.h"
+#include "recipe/rotation.h"
 
 #include <stdlib.h>
 
@@ -25,11 +26,13 @@ static qn_status add_sensitivities(const measuring *m, int64_t entry, const doub
                                    qn_error *err) {
     const qn_layout_entry *e = &m->loss->layout->entries[entry];
     double *columns = m->loss->columns[entry], *rows = m->loss->rows[entry];
+    const int32_t rotation = e->layer >= 0 ? qni_rotation_of(m->options->hadamard, e->cols) : 0;
     float *w = qni_alloc_array(ROWS_AT_A_TIME * e->cols, sizeof *w);
     if (!w) return qni_fail_nomem(err, "rows of a matrix");
     for (int64_t first = 0; first < e->rows; first += ROWS_AT_A_TIME) {
         const int64_t n = e->rows - first < ROWS_AT_A_TIME ? e->rows - first : ROWS_AT_A_TIME;
         qn_weight_decode_rows(qn_model_weight(m->model, entry), first, n, w);
+        if (rotation) qn_hadamard_rows(w, n, e->cols, rotation, false);
         for (int64_t i = 0; i < n; i++) {
             const float *row = w + i * e->cols;
             const double f = fisher ? (double)fisher[first + i] : 1.0;
@@ -77,6 +80,7 @@ static qn_status finish_input(measuring *m, int64_t entry, qn_error *err) {
     if (!hessian) return qni_fail_nomem(err, "second moments");
     qn_moment_mean(&m->moments[entry], hessian);
     qn_moment_release(&m->moments[entry]);
+    qni_rotate_metric(hessian, cols, qni_rotation_of(m->options->hadamard, cols));
     qn_status status = feedback_diagonal(m, hessian, cols, &d, err);
     free(hessian);
     for (int64_t i = 0; i < layout->n && status == QN_OK; i++) {

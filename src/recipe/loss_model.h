@@ -11,6 +11,8 @@
  *   row v of embedding   f_v sum_j G_j w_vj^2       f_v frequency of the token, G_j = E[g_j^2] of the vectors looked up
  *   tied embedding       the sum of both rows: it is embedding and head
  *
+ * With a rotation, columns, D and w are those of W S (rotation.h).
+ *
  * Measured in one walk and one walk backwards of the teacher. Memory: the walks', and one block's second moments. */
 #ifndef QUERN_SRC_RECIPE_LOSS_MODEL_H
 #define QUERN_SRC_RECIPE_LOSS_MODEL_H
@@ -30,6 +32,7 @@ typedef struct qni_loss_model_options {
     qn_compute compute;
     double damping; /* of the factorisation, in mean diagonals */
     bool activation_order;
+    int64_t hadamard; /* blocks of columns in which the matrices of the layers are rotated; 0: none */
     uint64_t seed;
 } qni_loss_model_options;
 

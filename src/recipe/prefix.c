@@ -5,6 +5,7 @@
 #include "quern/fit/moments.h"
 #include "quern/fit/statistics.h"
 #include "quern/model/stepper.h"
+#include "recipe/rotation.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -32,11 +33,13 @@ typedef struct prefix {
 /* Second moments of one input, as the fits take them. */
 typedef struct metric {
     float *hessian, *cross; /* owned [C, C]; cross NULL where the target is the teacher's weight */
+    float *rotated;         /* owned [C, C]: the hessian in the basis of the stored matrices, or NULL */
 } metric;
 
 static void metric_release(metric *m) {
     free(m->hessian);
     free(m->cross);
+    free(m->rotated);
     *m = (metric){0};
 }
 
@@ -64,33 +67,52 @@ static qn_status walker_open(const prefix *p, qn_model *model, walker *w, qn_err
     return qn_stepper_embed(w->stepper, w->stream, err);
 }
 
-/* The fit of one matrix in the given metric, saved and lent to the student. */
-static qn_status fit_matrix(prefix *p, int64_t entry, const metric *m, qn_error *err) {
+/* The matrix as it is to be stored: with the asymmetric target, and rotated. */
+static qn_status make_target(const prefix *p, int64_t entry, const metric *m, float *w, qn_error *err) {
     const qn_layout_entry *e = &p->layout->entries[entry];
     const qni_prefix_options *options = &p->job->options;
+    const int32_t rotation = p->job->choices[entry].shape.hadamard;
+    qn_weight_decode_rows(qn_model_weight(p->job->teacher, entry), 0, e->rows, w);
+    if (m->cross)
+        QN_TRY(qn_asymmetric_target(w, m->hessian, m->cross, e->rows, e->cols, options->target_blend,
+                                    options->target_ridge, p->ctx, w, err));
+    if (rotation) qn_hadamard_rows(w, e->rows, e->cols, rotation, false);
+    return QN_OK;
+}
+
+static qn_status fit(const prefix *p, int64_t entry, const metric *m, qn_encoded *out, double *relative_error,
+                     qn_error *err) {
+    const qn_layout_entry *e = &p->layout->entries[entry];
     const qni_plan_choice *choice = &p->job->choices[entry];
     const qn_band_shape shape = qn_band_shape_of(&choice->shape, choice->line_band);
+    const int32_t rotation = choice->shape.hadamard;
     qn_hessian_fit_report report = {0};
     qn_banded banded = {0};
-    qn_encoded encoded = {0};
     float *w = qni_alloc_array(e->rows * e->cols, sizeof *w);
     if (!w) return qni_fail_nomem(err, e->name);
-    qn_weight_decode_rows(qn_model_weight(p->job->teacher, entry), 0, e->rows, w);
-    qn_status status = QN_OK;
-    if (m->cross)
-        status = qn_asymmetric_target(w, m->hessian, m->cross, e->rows, e->cols, options->target_blend,
-                                      options->target_ridge, p->ctx, w, err);
+    qn_status status = make_target(p, entry, m, w, err);
+    const float *hessian = rotation ? m->rotated : m->hessian;
     if (status == QN_OK)
-        status = qn_hessian_fit(w, m->hessian, &shape, &options->fit, p->ctx, &banded, &report, err);
+        status = qn_hessian_fit(w, hessian, &shape, &p->job->options.fit, p->ctx, &banded, &report, err);
     free(w);
-    if (status == QN_OK) status = qn_banded_encode(&banded, choice->shape.hadamard, e->name, &encoded, err);
+    if (status == QN_OK) status = qn_banded_encode(&banded, rotation, e->name, out, err);
     qn_banded_release(&banded);
-    if (status == QN_OK) status = qni_matrix_store_save(p->job->store, entry, e->name, &encoded, err);
+    if (status == QN_OK) *relative_error = report.relative_error;
+    return status;
+}
+
+/* The fit of one matrix in the given metric, saved and lent to the student. */
+static qn_status fit_matrix(prefix *p, int64_t entry, const metric *m, qn_error *err) {
+    const char *name = p->layout->entries[entry].name;
+    double relative_error = 0.0;
+    qn_encoded encoded = {0};
+    QN_TRY(fit(p, entry, m, &encoded, &relative_error, err));
+    const qn_status status = qni_matrix_store_save(p->job->store, entry, name, &encoded, err);
     if (status != QN_OK) {
         qn_encoded_release(&encoded);
         return status;
     }
-    if (p->relative_errors) p->relative_errors[entry] = report.relative_error;
+    if (p->relative_errors) p->relative_errors[entry] = relative_error;
     p->lent[entry] = (qn_weight){.kind = QN_WEIGHT_ENCODED, .encoded = encoded};
     return qn_model_set_weight(p->job->student, entry, &p->lent[entry], err);
 }
@@ -161,6 +183,15 @@ static qn_status measure_input(prefix *p, int64_t layer, int64_t entry, metric *
     return status;
 }
 
+static qn_status rotate(metric *m, int64_t cols, int32_t rotation, qn_error *err) {
+    if (rotation == 0) return QN_OK;
+    m->rotated = qni_alloc_array(cols * cols, sizeof *m->rotated);
+    if (!m->rotated) return qni_fail_nomem(err, "second moments");
+    memcpy(m->rotated, m->hessian, (size_t)(cols * cols) * sizeof *m->rotated);
+    qni_rotate_metric(m->rotated, cols, rotation);
+    return QN_OK;
+}
+
 /* The matrices of LAYER that share the input of ENTRY. */
 static qn_status compress_input(prefix *p, int64_t layer, int64_t entry, qn_error *err) {
     metric m = {0};
@@ -171,6 +202,8 @@ static qn_status compress_input(prefix *p, int64_t layer, int64_t entry, qn_erro
         if (!e->is_matrix || e->layer != layer || qn_statistics_shared_input(p->layout, i) != entry) continue;
         status = take_stored(p, i, &found, err);
         if (status == QN_OK && !found && !m.hessian) status = measure_input(p, layer, entry, &m, err);
+        if (status == QN_OK && !found && !m.rotated)
+            status = rotate(&m, e->cols, p->job->choices[i].shape.hadamard, err);
         if (status == QN_OK && !found) status = fit_matrix(p, i, &m, err);
         p->n_done++;
         show_progress(p);

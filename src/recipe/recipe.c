@@ -14,7 +14,8 @@ enum {
     MAX_GROUP_SIZE = 1 << 20,
     MAX_TOKENS = 1 << 28,
     MAX_CONTEXT = 1 << 20,
-    MAX_SWEEPS = 1000
+    MAX_SWEEPS = 1000,
+    MAX_HADAMARD = 1 << 14
 };
 
 #define FIELD(name)  offsetof(qn_recipe, name)
@@ -34,6 +35,7 @@ const qni_setting qni_settings[QNI_SETTING_COUNT] = {
     {"quantize", "damping", QNI_SETTING_REAL, FIELD(damping), 0, 0, 1e3, {NULL}, true},
     {"quantize", "order", CHOICE(activation_order), {"natural", "activation"}, true},
     {"quantize", "error_decay", QNI_SETTING_REAL, FIELD(error_decay), 0, 0, 1, {NULL}, true},
+    {"quantize", "hadamard", QNI_SETTING_INTEGER, FIELD(hadamard), 0, 0, MAX_HADAMARD, {NULL}, true},
     {"quantize", "inputs", CHOICE(student_inputs), {"teacher", "student"}, true},
     {"quantize", "target_blend", QNI_SETTING_REAL, FIELD(target_blend), 0, 0, 1, {NULL}, true},
     {"rescue", "max_fraction", QNI_SETTING_REAL, FIELD(max_rescue_fraction), 0, 0, 1, {NULL}, false},

@@ -19,7 +19,7 @@ typedef struct qni_setting {
     bool calibrated;            /* means nothing to a data-free recipe */
 } qni_setting;
 
-enum { QNI_SETTING_COUNT = 16 };
+enum { QNI_SETTING_COUNT = 17 };
 extern const qni_setting qni_settings[QNI_SETTING_COUNT];
 
 /* Computes recipe->sha256. */

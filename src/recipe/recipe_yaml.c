@@ -10,7 +10,7 @@
 #include <cyaml/cyaml.h>
 
 /* The file as YAML sees it. All values are read as text: libcyaml takes "64x" and "1.5" for integers. */
-enum { MAX_STAGE_SETTINGS = 12 };
+enum { MAX_STAGE_SETTINGS = 13 };
 typedef struct stage {
     char *values[MAX_STAGE_SETTINGS]; /* in the order of the settings of the stage */
 } stage;
@@ -28,10 +28,10 @@ typedef struct recipe_file {
 static const cyaml_schema_field_t k_calibrate_fields[] = {VALUE("tokens", 0), VALUE("context", 1),
                                                           VALUE("fisher_tokens", 2), CYAML_FIELD_END};
 static const cyaml_schema_field_t k_quantize_fields[] = {
-    VALUE("fit", 0),    VALUE("group_size", 1),  VALUE("rule", 2),    VALUE("lines", 3),
-    VALUE("planes", 4), VALUE("scales", 5),      VALUE("sweeps", 6),  VALUE("damping", 7),
-    VALUE("order", 8),  VALUE("error_decay", 9), VALUE("inputs", 10), VALUE("target_blend", 11),
-    CYAML_FIELD_END};
+    VALUE("fit", 0),           VALUE("group_size", 1),  VALUE("rule", 2),      VALUE("lines", 3),
+    VALUE("planes", 4),        VALUE("scales", 5),      VALUE("sweeps", 6),    VALUE("damping", 7),
+    VALUE("order", 8),         VALUE("error_decay", 9), VALUE("hadamard", 10), VALUE("inputs", 11),
+    VALUE("target_blend", 12), CYAML_FIELD_END};
 static const cyaml_schema_field_t k_rescue_fields[] = {VALUE("max_fraction", 0), CYAML_FIELD_END};
 static const cyaml_schema_field_t k_file_fields[] = {
     CYAML_FIELD_STRING_PTR("name", CYAML_FLAG_POINTER, recipe_file, name, 1,

@@ -16,6 +16,7 @@
  *       damping: 0.01         # of the second moments, in mean diagonals
  *       order: activation     # in which inputs are rounded, or `natural`
  *       error_decay: 1        # factor of the error feedback
+ *       hadamard: 0           # columns of a rotated block, a power of two; 0: not rotated
  *       inputs: student       # that the second moments are taken from, or `teacher`
  *       target_blend: 0.5     # from the teacher's weights (0) to the teacher's outputs (1)
  *     rescue:
@@ -56,7 +57,7 @@ typedef struct qn_recipe {
     /* Calibrated recipes only. */
     int64_t tokens, context, fisher_tokens;
     qn_axis lines;
-    int64_t planes, sweeps;
+    int64_t planes, sweeps, hadamard;
     qn_scale_code scales;
     double damping, error_decay, target_blend;
     bool activation_order, student_inputs;
