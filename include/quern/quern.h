@@ -54,6 +54,7 @@
 #include "quern/model/generate.h"
 #include "quern/model/gradient.h"
 #include "quern/model/model.h"
+#include "quern/model/compare.h"
 #include "quern/model/score.h"
 #include "quern/model/walk.h"
 #include "quern/recipe/compress.h"

@@ -5,12 +5,7 @@
 #include <stdio.h>
 
 static const cli_option k_options[] = {
-    {"docs", CLI_TEXT, "FILE", "documents: .jsonl, .txt, or a folder of .txt", true},
-    {"protocol", CLI_TEXT, "P", "heldout (default), llama-512, window:N or stride:N:S", false},
-    {"max-tokens", CLI_INTEGER, "N", "heldout: ids of a document that are scored (default 512)", false},
-    {"join", CLI_TEXT, "TOKEN", "joined protocols: put TOKEN after each document", false},
-    {"max-windows", CLI_INTEGER, "N", "joined protocols: stop after N windows", false},
-    {"tokenizer", CLI_TEXT, "DIR|byte", "instead of the model's own", false},
+    CLI_TEXT_INPUT_OPTIONS,
     {"compute", CLI_TEXT, "TYPE", "f32 (default) or bf16", false},
     {NULL, CLI_FLAG, NULL, NULL, false}};
 

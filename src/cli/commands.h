@@ -12,6 +12,7 @@ extern const cli_command cli_cmd_generate;
 extern const cli_command cli_cmd_info;
 extern const cli_command cli_cmd_logits;
 extern const cli_command cli_cmd_pack;
+extern const cli_command cli_cmd_plan;
 extern const cli_command cli_cmd_score;
 extern const cli_command cli_cmd_sensitivity;
 extern const cli_command cli_cmd_tokenize;

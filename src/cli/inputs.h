@@ -12,6 +12,15 @@ typedef struct cli_text_input {
     qn_protocol protocol;
 } cli_text_input;
 
+/* The options it is made from, for a command's table. */
+#define CLI_TEXT_INPUT_OPTIONS                                                                               \
+    {"docs", CLI_TEXT, "FILE", "documents: .jsonl, .txt, or a folder of .txt", true},                        \
+        {"protocol", CLI_TEXT, "P", "heldout (default), llama-512, window:N or stride:N:S", false},          \
+        {"max-tokens", CLI_INTEGER, "N", "heldout: ids of a document that are scored (default 512)", false}, \
+        {"join", CLI_TEXT, "TOKEN", "joined protocols: put TOKEN after each document", false},               \
+        {"max-windows", CLI_INTEGER, "N", "joined protocols: stop after N windows", false},                  \
+        {"tokenizer", CLI_TEXT, "DIR|byte", "instead of the model's own", false}
+
 /* Opens --docs with --protocol, --max-tokens, --join, --max-windows and --tokenizer (else MODEL's own). */
 qn_status cli_text_input_open(const cli_args *args, const char *model, cli_text_input *out, qn_error *err);
 void cli_text_input_release(cli_text_input *input);

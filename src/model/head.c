@@ -4,6 +4,17 @@
 
 #include "base/banned.h"
 
+enum {
+    CHUNK_LOGITS = 1 << 25, /* of a chunk: 128 MiB */
+    MIN_TOKENS = 64, /* below that, reading the head and writing its gradient cost more than the product */
+    MAX_TOKENS = 1024
+};
+
+int64_t qni_head_chunk_tokens(int64_t vocab_size) {
+    const int64_t fitting = CHUNK_LOGITS / vocab_size;
+    return fitting < MIN_TOKENS ? MIN_TOKENS : fitting > MAX_TOKENS ? MAX_TOKENS : fitting;
+}
+
 qn_status qn_head_logits(const qn_model *model, const float *hidden, int64_t n, qn_compute compute,
                          const qn_context *ctx, float *logits, qn_walk_stats *stats, qn_error *err) {
     qni_pass pass = {0};

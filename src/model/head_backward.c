@@ -9,12 +9,6 @@
 
 #include "base/banned.h"
 
-enum {
-    CHUNK_LOGITS = 1 << 25, /* of a chunk: 128 MiB */
-    MIN_TOKENS = 64, /* below that, reading and writing the head's gradient costs more than the product */
-    MAX_TOKENS = 1024
-};
-
 typedef struct head_job {
     const qni_pass *pass, *teacher;
     const qni_backward *backward; /* or NULL */
@@ -45,9 +39,9 @@ static qn_status find_targets(head_job *job, const int32_t *targets, int64_t n_t
 
 static qn_status allocate(head_job *job, qn_error *err) {
     const qn_config *config = job->pass->model->config;
-    const int64_t vocab = config->vocab_size, fitting = CHUNK_LOGITS / vocab;
+    const int64_t vocab = config->vocab_size;
     const int64_t teacher_h = job->teacher ? job->teacher->model->config->hidden_size : 0;
-    int64_t n = fitting < MIN_TOKENS ? MIN_TOKENS : fitting > MAX_TOKENS ? MAX_TOKENS : fitting;
+    int64_t n = qni_head_chunk_tokens(vocab);
     if (n > job->n_targets) n = job->n_targets;
     const int64_t per_token = 2 * config->hidden_size + vocab + (job->teacher ? teacher_h + vocab : 0);
     QN_TRY(QNI_ALLOC(job->buffers, n * per_token, "logits", err));

@@ -41,4 +41,7 @@ QN_NODISCARD qn_status qni_linear(const qni_pass *pass, int64_t index, int64_t b
 QN_NODISCARD qn_status qni_norm(const qni_pass *pass, int64_t index, const float *x, int64_t rows, int64_t n,
                                 float *y, qn_error *err);
 
+/* Tokens whose logits are made at a time where whole rows of them are needed. */
+int64_t qni_head_chunk_tokens(int64_t vocab_size);
+
 #endif

@@ -198,5 +198,13 @@ qn_status qn_compress(const qn_compress_options *options, const qn_context *ctx,
 }
 
 void qn_compress_result_release(qn_compress_result *result) {
-    if (result) qn_verify_report_release(&result->verified);
+    if (!result) return;
+    qn_verify_report_release(&result->verified);
+    for (int64_t i = 0; i < result->n_plan; i++) {
+        free(result->plan[i].name);
+        free(result->plan[i].spec);
+    }
+    free(result->plan);
+    result->plan = NULL;
+    result->n_plan = 0;
 }

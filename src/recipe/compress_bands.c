@@ -40,6 +40,25 @@ static void count_rescued(qni_job *job, const qni_calibrated *c) {
     }
 }
 
+/* The plan as a table for people. */
+static qn_status show_plan(qni_job *job, const qni_calibrated *c, qn_error *err) {
+    qn_compress_result *r = &job->result;
+    r->plan = qni_alloc_array(job->layout->n_matrices, sizeof *r->plan);
+    if (!r->plan) return qni_fail_nomem(err, "a plan");
+    for (int64_t i = 0; i < job->layout->n; i++) {
+        char spec[QN_PACKED_SPEC_BYTES];
+        if (!job->layout->entries[i].is_matrix) continue;
+        qn_packed_spec_format(&c->shapes[i], spec);
+        qn_plan_row *row = &r->plan[r->n_plan++];
+        *row = (qn_plan_row){.name = qni_copy_string(job->layout->entries[i].name),
+                             .spec = qni_copy_string(spec),
+                             .n_bytes = c->choices[i].n_bytes,
+                             .predicted_loss = c->choices[i].loss};
+        if (!row->name || !row->spec) return qni_fail_nomem(err, "a plan");
+    }
+    return QN_OK;
+}
+
 static qn_status plan(qni_job *job, qn_error *err) {
     qn_compress_result *r = &job->result;
     bands *b = qni_alloc_array(1, sizeof *b);
@@ -55,6 +74,7 @@ static qn_status plan(qni_job *job, qn_error *err) {
     r->native = (qn_codec){job->options->profile->track == QN_TRACK_BINARY ? QN_CODE_SIGN : QN_CODE_TERNARY,
                            (int32_t)job->options->recipe->group_size, job->options->recipe->scales};
     count_rescued(job, &b->calibrated);
+    QN_TRY(show_plan(job, &b->calibrated, err));
     return qn_artifact_plan_fix(job->plan, b->calibrated.shapes, r->bytes, err);
 }
 

@@ -119,6 +119,21 @@ typedef struct qni_loss_args {
     double *ce, *kl; /* [M]; kl unused without a teacher */
 } qni_loss_args;
 
+typedef struct qni_comparison_row {
+    double base_nats, candidate_nats; /* -log of the probability of the target */
+    double kl_nats;                   /* KL(base || candidate) */
+    bool same_top;                    /* the largest logit of both, the first one of equals, has the same index */
+} qni_comparison_row;
+
+/* Rows of logits of two models over one vocabulary. Those of the candidate are used up. */
+typedef struct qni_compare_args {
+    const float *base;       /* [M, V] */
+    float *candidate;        /* [M, V] */
+    int64_t m, n;            /* n = V */
+    const int32_t *targets;  /* [M] */
+    qni_comparison_row *rows; /* [M] */
+} qni_compare_args;
+
 /* One instance serves one caller at a time and keeps its work space between calls. `largest` receives the
  * largest |value| written; NaN or infinity when one of them is. */
 typedef struct qn_ops qn_ops;
@@ -150,6 +165,7 @@ struct qn_ops {
     qn_status (*attention_backward)(qn_ops *ops, const qni_attention_backward_args *args, int n_threads,
                                     qn_error *err);
     void (*loss)(qn_ops *ops, const qni_loss_args *args, int n_threads);
+    void (*compare)(qn_ops *ops, const qni_compare_args *args, int n_threads);
     /* dw[ids[i]] += dy[i], in the order of i: the gradient of looking up ids [rows] in w [V, n]. */
     void (*scatter_add)(qn_ops *ops, const int32_t *ids, const float *dy, int64_t rows, int64_t n, float *dw,
                         int n_threads);

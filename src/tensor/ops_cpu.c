@@ -124,6 +124,7 @@ qn_status qni_ops_open_cpu(const qni_kernels *kernels, qn_ops **out, qn_error *e
         .swiglu_backward = qni_cpu_swiglu_backward,
         .attention_backward = qni_cpu_attention_backward,
         .loss = qni_cpu_loss,
+        .compare = qni_cpu_compare,
         .scatter_add = qni_cpu_scatter_add,
         .kernels = kernels,
     };

@@ -45,6 +45,7 @@ void qni_cpu_swiglu_backward(qn_ops *ops, float *gate, float *up, float *dy, int
 qn_status qni_cpu_attention_backward(qn_ops *ops, const qni_attention_backward_args *args, int n_threads,
                                      qn_error *err);
 void qni_cpu_loss(qn_ops *ops, const qni_loss_args *args, int n_threads);
+void qni_cpu_compare(qn_ops *ops, const qni_compare_args *args, int n_threads);
 void qni_cpu_scatter_add(qn_ops *ops, const int32_t *ids, const float *dy, int64_t rows, int64_t n, float *dw,
                          int n_threads);
 

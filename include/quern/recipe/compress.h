@@ -23,7 +23,9 @@ typedef struct qn_compress_options {
     int64_t reference_parameters; /* 0: the teacher's own count */
     int64_t budget_bytes;         /* 0: the profile's budget for reference_parameters */
     bool without_tokenizer;
-    bool dry_run;               /* stop after the plan; no weight is read, nothing is written */
+    bool
+        dry_run; /* stop after the plan: a data-free recipe has read no weight by then, a calibrated one has measured the teacher;
+                     nothing is written */
     const char *second_moments; /* file for the weighted fits, or NULL */
     const char *text;           /* calibration text, for recipes that calibrate */
     bool allow_leak;            /* calibrate on text that holds the documents too; else refused */
@@ -34,6 +36,14 @@ typedef struct qn_compress_options {
     uint64_t seed; /* recorded; the fast recipe draws nothing */
 } qn_compress_options;
 
+/* One matrix of a calibrated plan. */
+typedef struct qn_plan_row {
+    char *name,
+        *spec;       /* owned; the spec as docs/format.md has it: "768x256 columns 200 ternary/64/log6 ..." */
+    int64_t n_bytes; /* of the packed matrix */
+    double predicted_loss; /* nats a token, second-order estimate (docs/quantisers.md) */
+} qn_plan_row;
+
 typedef struct qn_compress_result {
     int64_t bytes;         /* of the file (dry run: that it would have) */
     int64_t minimum_bytes; /* without any rescued row */
@@ -42,7 +52,9 @@ typedef struct qn_compress_result {
     qn_codec native;                   /* code and columns per scale of the native rows */
     int64_t rescued_parameters;        /* dry run: the most that may be rescued */
     int64_t role_bytes[QN_ROLE_COUNT]; /* zero in a dry run */
-    char sha256[QN_SHA256_HEX];        /* empty in a dry run */
+    qn_plan_row *plan;                 /* [n_plan] owned, in layout order; empty for a data-free recipe */
+    int64_t n_plan;
+    char sha256[QN_SHA256_HEX]; /* empty in a dry run */
     bool scored;
     qn_score_result teacher, student; /* when scored */
     qn_verify_report verified;        /* empty in a dry run */
