@@ -4,10 +4,9 @@
 
 #include <stdio.h>
 
-static const cli_option k_options[] = {
-    CLI_TEXT_INPUT_OPTIONS,
-    {"compute", CLI_TEXT, "TYPE", "f32 (default) or bf16", false},
-    {NULL, CLI_FLAG, NULL, NULL, false}};
+static const cli_option k_options[] = {CLI_TEXT_INPUT_OPTIONS,
+                                       {"compute", CLI_TEXT, "TYPE", "f32 (default) or bf16", false},
+                                       {NULL, CLI_FLAG, NULL, NULL, false}};
 
 typedef struct score_run {
     qn_model *model;

@@ -18,8 +18,9 @@ typedef struct cli_text_input {
         {"protocol", CLI_TEXT, "P", "heldout (default), llama-512, window:N or stride:N:S", false},          \
         {"max-tokens", CLI_INTEGER, "N", "heldout: ids of a document that are scored (default 512)", false}, \
         {"join", CLI_TEXT, "TOKEN", "joined protocols: put TOKEN after each document", false},               \
-        {"max-windows", CLI_INTEGER, "N", "joined protocols: stop after N windows", false},                  \
-        {"tokenizer", CLI_TEXT, "DIR|byte", "instead of the model's own", false}
+        {"max-windows", CLI_INTEGER, "N", "joined protocols: stop after N windows", false}, {                \
+        "tokenizer", CLI_TEXT, "DIR|byte", "instead of the model's own", false                               \
+    }
 
 /* Opens --docs with --protocol, --max-tokens, --join, --max-windows and --tokenizer (else MODEL's own). */
 qn_status cli_text_input_open(const cli_args *args, const char *model, cli_text_input *out, qn_error *err);

@@ -46,10 +46,11 @@ static void release(compare_job *job) {
 static qn_status check_vocabularies(const qn_model *base, const qn_model *candidate, qn_error *err) {
     const int64_t a = qn_model_config(base)->vocab_size, b = qn_model_config(candidate)->vocab_size;
     if (a == b) return QN_OK;
-    return qn_fail(err, QN_E_SHAPE,
-                   "the candidate's vocabulary of %lld is not the base's of %lld: only models of one vocabulary can "
-                   "be compared token by token",
-                   (long long)b, (long long)a);
+    return qn_fail(
+        err, QN_E_SHAPE,
+        "the candidate's vocabulary of %lld is not the base's of %lld: only models of one vocabulary can "
+        "be compared token by token",
+        (long long)b, (long long)a);
 }
 
 static qn_status allocate_side(const compare_job *job, side *s, int64_t vocab, qn_error *err) {
@@ -73,8 +74,7 @@ static qn_status prepare(compare_job *job, const qn_windows *windows, qn_error *
     QN_TRY(QNI_ALLOC(job->rows, job->batch.max_tokens, "losses", err));
     QN_TRY(QNI_ALLOC(job->differences, windows->n_windows, "window differences", err));
     const uint64_t layers = (uint64_t)base->n_layers + (uint64_t)candidate->n_layers;
-    job->stage =
-        (qni_stage){.name = "compare", .total = qni_window_batch_all_tokens(windows) * layers};
+    job->stage = (qni_stage){.name = "compare", .total = qni_window_batch_all_tokens(windows) * layers};
     return QN_OK;
 }
 
@@ -86,8 +86,8 @@ static qn_status compare_rows(const compare_job *job, const qni_pass *passes, qn
         n = b->n_targets - first < job->chunk_tokens ? b->n_targets - first : job->chunk_tokens;
         QN_TRY(qn_check_cancelled(job->ctx, err));
         for (int i = 0; i < N_SIDES; i++)
-            QN_TRY(qni_linear(&passes[i], sides[i].model->head, -1, sides[i].hidden + first * sides[i].h, 0, n,
-                              sides[i].logits, err));
+            QN_TRY(qni_linear(&passes[i], sides[i].model->head, -1, sides[i].hidden + first * sides[i].h, 0,
+                              n, sides[i].logits, err));
         const qni_compare_args args = {.base = sides[BASE].logits,
                                        .candidate = sides[CANDIDATE].logits,
                                        .m = n,
@@ -184,8 +184,9 @@ static qn_comparison summarise(const compare_job *job, const qn_windows *windows
 qn_status qn_compare(const qn_model *base, const qn_model *candidate, const qn_windows *windows,
                      qn_compute compute, const qn_context *ctx, double *window_differences,
                      qn_comparison *out, qn_error *err) {
-    compare_job job = {
-        .sides = {[BASE] = {.model = base}, [CANDIDATE] = {.model = candidate}}, .ctx = ctx, .compute = compute};
+    compare_job job = {.sides = {[BASE] = {.model = base}, [CANDIDATE] = {.model = candidate}},
+                       .ctx = ctx,
+                       .compute = compute};
     QN_TRY(check_vocabularies(base, candidate, err));
     qn_status status = prepare(&job, windows, err);
     while (status == QN_OK && qni_window_batch_next(&job.batch)) status = run_batch(&job, err);
@@ -193,23 +194,26 @@ qn_status qn_compare(const qn_model *base, const qn_model *candidate, const qn_w
         qn_report_progress(ctx, job.stage.name, job.stage.done, job.stage.total);
         *out = summarise(&job, windows);
         if (window_differences)
-            memcpy(window_differences, job.differences, (size_t)windows->n_windows * sizeof *window_differences);
+            memcpy(window_differences, job.differences,
+                   (size_t)windows->n_windows * sizeof *window_differences);
     }
     release(&job);
     return status;
 }
 
-static qn_band band_of(double nats) {
-    return nats < -QN_BAND_NATS ? QN_BAND_BELOW : nats > QN_BAND_NATS ? QN_BAND_ABOVE : QN_BAND_WITHIN;
+static qn_verdict verdict_of(double nats) {
+    return nats < -QN_BAND_NATS  ? QN_VERDICT_BETTER
+           : nats > QN_BAND_NATS ? QN_VERDICT_WORSE
+                                 : QN_VERDICT_WITHIN;
 }
 
-qn_band qn_comparison_band(const qn_comparison *c, bool *certain) {
-    const qn_band band = band_of(c->difference);
-    if (certain) *certain = band_of(c->low) == band && band_of(c->high) == band;
-    return band;
+qn_verdict qn_comparison_verdict(const qn_comparison *c, bool *certain) {
+    const qn_verdict verdict = verdict_of(c->difference);
+    if (certain) *certain = verdict_of(c->low) == verdict && verdict_of(c->high) == verdict;
+    return verdict;
 }
 
-const char *qn_band_name(qn_band band) {
-    static const char *const k_names[] = {"below", "within", "above"};
-    return k_names[band];
+const char *qn_verdict_name(qn_verdict verdict) {
+    static const char *const k_names[] = {"better", "within", "worse"};
+    return k_names[verdict];
 }

@@ -62,6 +62,6 @@ static qni_comparison_row compare_row(const qni_kernels *kernels, const float *b
 void qni_cpu_compare(qn_ops *ops, const qni_compare_args *args, int n_threads) {
 #pragma omp parallel for schedule(static) num_threads(n_threads)
     for (int64_t i = 0; i < args->m; i++)
-        args->rows[i] = compare_row(ops->kernels, args->base + i * args->n, args->candidate + i * args->n, args->n,
-                                    args->targets[i]);
+        args->rows[i] = compare_row(ops->kernels, args->base + i * args->n, args->candidate + i * args->n,
+                                    args->n, args->targets[i]);
 }

@@ -122,15 +122,15 @@ typedef struct qni_loss_args {
 typedef struct qni_comparison_row {
     double base_nats, candidate_nats; /* -log of the probability of the target */
     double kl_nats;                   /* KL(base || candidate) */
-    bool same_top;                    /* the largest logit of both, the first one of equals, has the same index */
+    bool same_top; /* the largest logit of both, the first one of equals, has the same index */
 } qni_comparison_row;
 
 /* Rows of logits of two models over one vocabulary. Those of the candidate are used up. */
 typedef struct qni_compare_args {
-    const float *base;       /* [M, V] */
-    float *candidate;        /* [M, V] */
-    int64_t m, n;            /* n = V */
-    const int32_t *targets;  /* [M] */
+    const float *base;        /* [M, V] */
+    float *candidate;         /* [M, V] */
+    int64_t m, n;             /* n = V */
+    const int32_t *targets;   /* [M] */
     qni_comparison_row *rows; /* [M] */
 } qni_compare_args;
 

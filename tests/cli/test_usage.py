@@ -7,8 +7,8 @@ import subprocess
 import support
 
 # Relied on by scripts.
-PROMISED = {"info", "tokenize", "logits", "score", "generate", "calibrate", "sensitivity", "compress", "pack", "verify",
-            "export", "bench"}
+PROMISED = {"info", "tokenize", "logits", "score", "compare", "generate", "calibrate", "sensitivity", "compress", "pack",
+            "verify", "export", "bench"}
 
 
 def commands():

@@ -25,11 +25,11 @@ extern "C" {
 /* The band of the rules, in nats per token: a model is a new best when it is lower by more, or smaller within it. */
 #define QN_BAND_NATS 0.02
 
-typedef enum qn_band {
-    QN_BAND_BELOW,  /* better by more than the band */
-    QN_BAND_WITHIN, /* both ends included */
-    QN_BAND_ABOVE
-} qn_band;
+typedef enum qn_verdict {
+    QN_VERDICT_BETTER, /* better by more than the band */
+    QN_VERDICT_WITHIN, /* both ends included */
+    QN_VERDICT_WORSE
+} qn_verdict;
 
 typedef struct qn_comparison {
     double base_nats, candidate_nats; /* per scored id */
@@ -47,10 +47,10 @@ QN_NODISCARD QN_API qn_status qn_compare(const qn_model *base, const qn_model *c
                                          double *window_differences, qn_comparison *out, qn_error *err);
 
 /* Where the difference lies. *certain (may be NULL): whether the whole interval lies there too. */
-QN_API qn_band qn_comparison_band(const qn_comparison *comparison, bool *certain);
+QN_API qn_verdict qn_comparison_verdict(const qn_comparison *comparison, bool *certain);
 
-/* "below", "within", "above". */
-QN_API const char *qn_band_name(qn_band band);
+/* "better", "within", "worse". */
+QN_API const char *qn_verdict_name(qn_verdict verdict);
 
 #ifdef __cplusplus
 }
