@@ -5,6 +5,7 @@
 #include "recipe/prefix.h"
 #include "recipe/rotation.h"
 
+#include <regex.h>
 #include <stdlib.h>
 
 #include "base/banned.h"
@@ -74,9 +75,22 @@ static qn_status measure_loss(qni_calibrated *c, const qn_context *ctx, qn_error
     return status;
 }
 
+static qn_status check_overrides(const qn_recipe *recipe, qn_error *err) {
+    for (int i = 0; i < recipe->n_overrides; i++) {
+        const qn_recipe_override *o = &recipe->overrides[i];
+        if ((o->code == QN_OVERRIDE_DOUBLE && recipe->planes < 2) ||
+            (o->code == QN_OVERRIDE_Q4 && recipe->max_rescue_fraction <= 0))
+            return qn_fail(err, QN_E_ARGUMENT,
+                           "recipe '%s': the override of '%s' asks for a code that the recipe rules out",
+                           recipe->name, o->match);
+    }
+    return QN_OK;
+}
+
 qn_status qni_calibrated_open(const qn_compress_options *options, const qn_model *model,
                               const qn_context *ctx, qni_calibrated *out, qn_error *err) {
     const int64_t hadamard = options->recipe->hadamard;
+    QN_TRY(check_overrides(options->recipe, err));
     if (hadamard & (hadamard - 1))
         return qn_fail(err, QN_E_ARGUMENT,
                        "recipe '%s': quantize.hadamard is %lld; expected a power of two or 0",
@@ -106,16 +120,32 @@ void qni_calibrated_close(qni_calibrated *c) {
     *c = (qni_calibrated){0};
 }
 
+/* What the recipe's overrides make of a matrix. */
+static void force_kind(const qn_recipe *recipe, const char *name, qni_plan_matrix *m) {
+    static const qni_band_kind kinds[] = {[QN_OVERRIDE_SINGLE] = QNI_BAND_SINGLE,
+                                          [QN_OVERRIDE_DOUBLE] = QNI_BAND_DOUBLE,
+                                          [QN_OVERRIDE_Q4] = QNI_BAND_Q4};
+    for (int i = 0; i < recipe->n_overrides && !m->is_forced; i++) {
+        regex_t regex;
+        if (regcomp(&regex, recipe->overrides[i].match, REG_EXTENDED | REG_NOSUB) != 0) continue;
+        m->is_forced = regexec(&regex, name, 0, NULL, 0) == 0;
+        m->forced = kinds[recipe->overrides[i].code];
+        regfree(&regex);
+    }
+}
+
 /* Embedding and head are cut by rows: a row is a token. */
 static qni_plan_matrix matrix_of(const qni_calibrated *c, int64_t entry) {
     const qn_layout_entry *e = &c->layout->entries[entry];
     const qn_axis axis = e->layer < 0 ? QN_AXIS_ROWS : c->options->recipe->lines;
-    return (qni_plan_matrix){
-        .rows = e->rows,
-        .cols = e->cols,
-        .axis = axis,
-        .hadamard = e->layer < 0 ? 0 : qni_rotation_of(c->options->recipe->hadamard, e->cols),
-        .sensitivity = axis == QN_AXIS_ROWS ? c->loss.rows[entry] : c->loss.columns[entry]};
+    qni_plan_matrix m = {.rows = e->rows,
+                         .cols = e->cols,
+                         .axis = axis,
+                         .hadamard =
+                             e->layer < 0 ? 0 : qni_rotation_of(c->options->recipe->hadamard, e->cols),
+                         .sensitivity = axis == QN_AXIS_ROWS ? c->loss.rows[entry] : c->loss.columns[entry]};
+    force_kind(c->options->recipe, e->name, &m);
+    return m;
 }
 
 static void find_kinds(const qn_recipe *recipe, qn_track track,

@@ -116,6 +116,12 @@ static int64_t fill_options(const planner *p, const qni_plan_matrix *m, const do
     const int64_t step = unit * ((n + unit * MAX_STEPS - 1) / (unit * MAX_STEPS));
     const int64_t max_q4 = p->kinds[QNI_BAND_Q4].codec.code != QN_CODE_NONE ? n : 0;
     int64_t count = 0, n_q4 = 0;
+    if (m->is_forced) {
+        if (out)
+            *out = make_option(p, m, sums, m->forced == QNI_BAND_DOUBLE ? n : 0,
+                               m->forced == QNI_BAND_Q4 ? n : 0);
+        return 1;
+    }
     while (n_q4 <= max_q4) {
         const int64_t native = n - n_q4;
         const int64_t max_double = p->kinds[QNI_BAND_DOUBLE].codec.code != QN_CODE_NONE ? native : 0;

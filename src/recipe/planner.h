@@ -34,6 +34,8 @@ typedef struct qni_plan_matrix {
     int64_t rows, cols;
     qn_axis axis;
     int32_t hadamard;
+    bool is_forced; /* all lines are of the kind `forced` */
+    qni_band_kind forced;
     const double *sensitivity; /* [lines] >= 0, borrowed: nats a token for a relative error of 2 */
 } qni_plan_matrix;
 

@@ -68,13 +68,20 @@ static int print_setting(const qn_recipe *recipe, const qni_setting *s, char *ou
     return 0;
 }
 
+const char *const qni_override_words[] = {"single", "double", "q4", NULL};
+
 qn_status qni_recipe_seal(qn_recipe *recipe, qn_error *err) {
-    char text[2048];
+    char text[4096];
     size_t n = (size_t)snprintf(text, sizeof text, "quern recipe 2\n%s",
                                 recipe->automatic_groups ? "or coarser groups\n" : "");
     for (int i = 0; i < QNI_SETTING_COUNT && n < sizeof text; i++) {
         if (qni_settings[i].calibrated && !qn_recipe_calibrates(recipe)) continue;
         n += (size_t)print_setting(recipe, &qni_settings[i], text + n, sizeof text - n);
+    }
+    for (int i = 0; i < recipe->n_overrides && n < sizeof text; i++) {
+        const qn_recipe_override *o = &recipe->overrides[i];
+        n += (size_t)snprintf(text + n, sizeof text - n, "override %s %s\n", qni_override_words[o->code],
+                              o->match);
     }
     if (n >= sizeof text) return qn_fail(err, QN_E_INTERNAL, "a recipe's canonical form is too long");
     return qn_sha256_of_memory(text, n, recipe->sha256, err);

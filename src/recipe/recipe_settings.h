@@ -22,6 +22,8 @@ typedef struct qni_setting {
 enum { QNI_SETTING_COUNT = 17 };
 extern const qni_setting qni_settings[QNI_SETTING_COUNT];
 
+extern const char *const qni_override_words[]; /* of qn_override_code; NULL behind the last */
+
 /* Computes recipe->sha256. */
 QN_NODISCARD qn_status qni_recipe_seal(qn_recipe *recipe, qn_error *err);
 

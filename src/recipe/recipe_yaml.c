@@ -1,6 +1,7 @@
 /* Recipe files. */
 #include "recipe/recipe_settings.h"
 
+#include <regex.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,8 +15,13 @@ enum { MAX_STAGE_SETTINGS = 13 };
 typedef struct stage {
     char *values[MAX_STAGE_SETTINGS]; /* in the order of the settings of the stage */
 } stage;
+typedef struct override {
+    char *match, *code;
+} override;
 typedef struct recipe_file {
     char *name;
+    override *overrides;
+    unsigned overrides_count; /* the name libcyaml looks for */
     stage *calibrate, *quantize, *rescue;
 } recipe_file;
 
@@ -33,10 +39,21 @@ static const cyaml_schema_field_t k_quantize_fields[] = {
     VALUE("order", 8),         VALUE("error_decay", 9), VALUE("hadamard", 10), VALUE("inputs", 11),
     VALUE("target_blend", 12), CYAML_FIELD_END};
 static const cyaml_schema_field_t k_rescue_fields[] = {VALUE("max_fraction", 0), CYAML_FIELD_END};
+static const cyaml_schema_field_t k_override_fields[] = {
+    CYAML_FIELD_STRING_PTR("match", CYAML_FLAG_POINTER, override, match, 1,
+                           sizeof((qn_recipe_override *)0)->match - 1),
+    CYAML_FIELD_STRING_PTR("code", CYAML_FLAG_POINTER, override, code, 1, CYAML_UNLIMITED), CYAML_FIELD_END};
+static const cyaml_schema_value_t k_override_schema = {
+    CYAML_VALUE_MAPPING(CYAML_FLAG_DEFAULT, override, k_override_fields)};
 static const cyaml_schema_field_t k_file_fields[] = {
+    CYAML_FIELD_SEQUENCE("overrides", CYAML_FLAG_POINTER | CYAML_FLAG_OPTIONAL, recipe_file, overrides,
+                         &k_override_schema, 0, QN_RECIPE_MAX_OVERRIDES),
+
     CYAML_FIELD_STRING_PTR("name", CYAML_FLAG_POINTER, recipe_file, name, 1,
                            sizeof((qn_recipe *)0)->name - 1),
-    STAGE(calibrate, k_calibrate_fields), STAGE(quantize, k_quantize_fields), STAGE(rescue, k_rescue_fields),
+    STAGE(calibrate, k_calibrate_fields),
+    STAGE(quantize, k_quantize_fields),
+    STAGE(rescue, k_rescue_fields),
     CYAML_FIELD_END};
 static const cyaml_schema_value_t k_file_schema = {
     CYAML_VALUE_MAPPING(CYAML_FLAG_POINTER, recipe_file, k_file_fields)};
@@ -168,6 +185,31 @@ static qn_status apply_setting(const recipe_file *file, const qni_setting *s, co
     return QN_OK;
 }
 
+static qn_status apply_overrides(const recipe_file *file, const char *path, qn_recipe *recipe,
+                                 qn_error *err) {
+    for (unsigned i = 0; i < file->overrides_count; i++) {
+        const override *from = &file->overrides[i];
+        qn_recipe_override *to = &recipe->overrides[recipe->n_overrides++];
+        unsigned code = 0;
+        regex_t regex;
+        const long line = line_of_key(path, "overrides", 1);
+        if (!qn_recipe_calibrates(recipe))
+            return qn_fail(err, QN_E_VALUE, "%s:%ld: overrides mean nothing to a data-free recipe", path,
+                           line);
+        if (regcomp(&regex, from->match, REG_EXTENDED | REG_NOSUB) != 0)
+            return qn_fail(err, QN_E_VALUE, "%s:%ld: overrides: '%s' is no regular expression", path, line,
+                           from->match);
+        regfree(&regex);
+        while (qni_override_words[code] && strcmp(from->code, qni_override_words[code]) != 0) code++;
+        if (!qni_override_words[code])
+            return qn_fail(err, QN_E_VALUE, "%s:%ld: overrides: code is '%.40s'; expected single, double, q4",
+                           path, line, from->code);
+        snprintf(to->match, sizeof to->match, "%s", from->match);
+        to->code = (qn_override_code)code;
+    }
+    return QN_OK;
+}
+
 static const qni_setting *setting_of(size_t offset) {
     const qni_setting *s = qni_settings;
     while (s->offset != offset) s++;
@@ -184,6 +226,7 @@ static qn_status apply(const recipe_file *file, const char *path, qn_track track
     for (int i = 0; i < QNI_SETTING_COUNT; i++)
         QN_TRY(apply_setting(file, &qni_settings[i], path, &recipe, err));
     if (text_of(file, setting_of(offsetof(qn_recipe, group_size)))) recipe.automatic_groups = false;
+    QN_TRY(apply_overrides(file, path, &recipe, err));
     snprintf(recipe.name, sizeof recipe.name, "%s", file->name);
     QN_TRY(qni_recipe_seal(&recipe, err));
     *out = recipe;

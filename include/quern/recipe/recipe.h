@@ -19,6 +19,9 @@
  *       hadamard: 0           # columns of a rotated block, a power of two; 0: not rotated
  *       inputs: student       # that the second moments are taken from, or `teacher`
  *       target_blend: 0.5     # from the teacher's weights (0) to the teacher's outputs (1)
+ *     overrides:              # calibrated recipes: whole matrices whose code is not left to the planner; the first match counts
+ *       - match: v_proj       # POSIX extended regular expression, found anywhere in the name of a matrix
+ *         code: double        # single, double (two planes), q4; counted like all other bytes and rescued weights
  *     rescue:
  *       max_fraction: 0.10    # of all parameters in 4 bits; 0: none; the track's rule binds as well
  *
@@ -46,6 +49,15 @@ typedef enum qn_recipe_fit {
     QN_RECIPE_DESCENT
 } qn_recipe_fit;
 
+enum { QN_RECIPE_MAX_OVERRIDES = 16 };
+
+typedef enum qn_override_code { QN_OVERRIDE_SINGLE, QN_OVERRIDE_DOUBLE, QN_OVERRIDE_Q4 } qn_override_code;
+
+typedef struct qn_recipe_override {
+    char match[96];
+    qn_override_code code;
+} qn_recipe_override;
+
 typedef struct qn_recipe {
     char name[64];
     qn_recipe_fit fit;
@@ -61,6 +73,8 @@ typedef struct qn_recipe {
     qn_scale_code scales;
     double damping, error_decay, target_blend;
     bool activation_order, student_inputs;
+    qn_recipe_override overrides[QN_RECIPE_MAX_OVERRIDES];
+    int n_overrides;
 
     char sha256[QN_SHA256_HEX]; /* of the settings in canonical form: independent of layout and comments */
 } qn_recipe;
