@@ -34,7 +34,7 @@ class Failures(support.CliTest):
     def test_disk_full(self):
         """Wherever the disk fills: in the payload, in the archive, in a folder's files."""
         self.out.write_bytes(b"old")
-        for n_bytes in (0, 1000, 20000, 30000):
+        for n_bytes in (1024, 2000, 20000, 30000):
             for out in (self.out, self.root / "out" / "folder"):
                 with self.subTest(n_bytes=n_bytes, out=out.name):
                     self.assert_refused(*self.arguments(out), words=str(out),
