@@ -20,7 +20,7 @@ static const float rounder = 12582912.0f;
 
 typedef struct start_work {
     float *w, *h;   /* [max(R, C)] one stored row of a band, and its weights */
-    uint16_t *bits; /* [max(R, C)] */
+    uint16_t *bits; /* [2 max(R, C)] scales of both planes */
     qn_fit_scratch scratch;
 } start_work;
 
@@ -34,7 +34,7 @@ static void work_release(start_work *work) {
 static bool work_init(start_work *work, int64_t n) {
     *work = (start_work){.w = qni_alloc_array(n, sizeof *work->w),
                          .h = qni_alloc_array(n, sizeof *work->h),
-                         .bits = qni_alloc_array(n, sizeof *work->bits)};
+                         .bits = qni_alloc_array(n, QN_MAX_PLANES * sizeof *work->bits)};
     return work->w && work->h && work->bits && qn_fit_scratch_init(&work->scratch, n, NULL) == QN_OK;
 }
 

@@ -117,7 +117,7 @@ static void subtract_lanes(const float *a, const float *b, float *out) {
 }
 
 static void descend_block(qni_tile *tile, const block *b) {
-    float row[QNI_BLOCK];
+    float row[QNI_BLOCK] = {0};
     for (int64_t j = 0; j < b->n; j++) {
         const int64_t i = b->first + j;
         const float *w = tile->w + i * QNI_LANES, *e = tile->e + i * QNI_LANES;
@@ -134,11 +134,28 @@ static void descend_block(qni_tile *tile, const block *b) {
     }
 }
 
-void qni_tile_descend(qni_tile *tile) {
+/* What a finished block adds to the error: by symmetry 2 e_b (H e)_{before b} + e_b H_bb e_b; SAVED holds (H e)_{before b}. */
+static double block_error(qni_tile *tile, const block *b) {
+    const float *e = tile->e + b->first * QNI_LANES;
+    double error = 0;
+    for (int64_t i = 0; i < b->n * QNI_LANES; i++) tile->saved[i] *= 2;
+    qni_panel_add(b->matrix, b->strip, b->n_strips, b->first, b->first + b->n, e, tile->saved);
+    for (int64_t i = 0; i < b->n * QNI_LANES; i++) error += (double)e[i] * (double)tile->saved[i];
+    return error;
+}
+
+void qni_tile_descend(qni_tile *tile, double *error) {
+    const size_t block_bytes = QNI_BLOCK * QNI_LANES * sizeof *tile->block;
+    double sum = 0;
     for (int64_t first = 0; first < tile->p->cols; first += QNI_BLOCK) {
         const block b = block_at(&tile->p->by_position, first);
-        memset(tile->block, 0, QNI_BLOCK * QNI_LANES * sizeof *tile->block);
-        qni_panel_add(b.matrix, b.strip, b.n_strips, 0, tile->p->cols, tile->e, tile->block);
+        memset(tile->block, 0, block_bytes);
+        qni_panel_add(b.matrix, b.strip, b.n_strips, 0, first, tile->e, tile->block);
+        if (error) memcpy(tile->saved, tile->block, block_bytes);
+        qni_panel_add(b.matrix, b.strip, b.n_strips, first, tile->p->cols, tile->e + first * QNI_LANES,
+                      tile->block);
         descend_block(tile, &b);
+        if (error) sum += block_error(tile, &b);
     }
+    if (error) *error = sum;
 }

@@ -204,8 +204,10 @@ static void check_never_rises(qn_code code, int32_t group_size, int64_t cols) {
     for (int sweep = 0; sweep < 6; sweep++) {
         qni_tile_refit(&b.tile);
         const double refitted = qni_tile_energy(&b.tile, b.tile.e);
-        qni_tile_descend(&b.tile);
+        double reported;
+        qni_tile_descend(&b.tile, &reported);
         const double descended = qni_tile_energy(&b.tile, b.tile.e);
+        assert_true(fabs(reported - descended) < rise_tolerance * energy);
         if (refitted > error + rise_tolerance * energy || descended > refitted + rise_tolerance * energy)
             fail_msg("sweep %d: %.9g, refitted %.9g, descended %.9g", sweep, error, refitted, descended);
         error = descended;

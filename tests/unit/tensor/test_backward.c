@@ -13,8 +13,9 @@
 
 /* Of the gradient array's largest value: f32 sums of up to a thousand terms; the difference quotient itself, in
  * double with step 1e-5, is good to 1e-9. */
-#define TOLERANCE 5e-6
-#define STEP      1e-5
+#define TOLERANCE            5e-6
+#define STEP                 1e-5
+#define COMPARISON_TOLERANCE 2e-6 /* nats; exponentials in f32, of logits of a few units */
 
 static const int k_threads[] = {1, 2, 3, 5};
 enum { N_THREADS = sizeof k_threads / sizeof *k_threads };
@@ -504,6 +505,52 @@ static void test_losses(void **state) {
     }
 }
 
+/* Row by row against sums in double. The last row of both is the same, the one before has two largest logits. */
+static void check_comparison(int64_t n) {
+    enum { M = 6 };
+    const int32_t targets[M] = {0, 1, 0, (int32_t)n - 1, (int32_t)n / 2, 1};
+    qni_comparison_row rows[M];
+    values base = random_values(M * n, 1), candidate = random_values(M * n, 2),
+           used = random_values(M * n, 2);
+    double *b = base.d, *c = candidate.d;
+    for (int64_t i = (M - 1) * n; i < M * n; i++) {
+        used.f[i] = base.f[i];
+        c[i] = b[i];
+    }
+    const int64_t tied = (M - 2) * n;
+    base.f[tied] = base.f[tied + n - 1] = used.f[tied + n - 1] = 9.0f;
+    b[tied] = b[tied + n - 1] = c[tied + n - 1] = 9.0;
+    g_ops->compare(g_ops,
+                   &(qni_compare_args){
+                       .base = base.f, .candidate = used.f, .m = M, .n = n, .targets = targets, .rows = rows},
+                   3);
+    for (int64_t r = 0; r < M; r++, b += n, c += n) {
+        const double log_b = log_sum(b, n), log_c = log_sum(c, n);
+        double kl = 0.0;
+        int64_t top_b = 0, top_c = 0;
+        for (int64_t i = 0; i < n; i++) {
+            kl += exp(b[i] - log_b) * ((b[i] - log_b) - (c[i] - log_c));
+            if (b[i] > b[top_b]) top_b = i;
+            if (c[i] > c[top_c]) top_c = i;
+        }
+        assert_true(fabs(rows[r].base_nats - (log_b - b[targets[r]])) <= COMPARISON_TOLERANCE);
+        assert_true(fabs(rows[r].candidate_nats - (log_c - c[targets[r]])) <= COMPARISON_TOLERANCE);
+        assert_true(fabs(rows[r].kl_nats - kl) <= COMPARISON_TOLERANCE);
+        assert_int_equal(rows[r].same_top, top_b == top_c);
+    }
+    assert_false(rows[M - 2].same_top);
+    assert_true(rows[M - 1].same_top && rows[M - 1].kl_nats == 0.0);
+    release(&base);
+    release(&candidate);
+    release(&used);
+}
+
+static void test_comparison(void **state) {
+    static const int64_t widths[] = {2, 16, 37, 1100};
+    (void)state;
+    for (int i = 0; i < 4; i++) check_comparison(widths[i]);
+}
+
 /* ---- embedding ---- */
 
 static void test_scatter_add(void **state) {
@@ -537,6 +584,7 @@ int main(void) {
         cmocka_unit_test(test_attention_sliding_window),
         cmocka_unit_test(test_attention_beyond_a_tile),
         cmocka_unit_test(test_losses),
+        cmocka_unit_test(test_comparison),
         cmocka_unit_test(test_scatter_add),
     };
     return cmocka_run_group_tests(tests, open_ops, close_ops);
