@@ -2,7 +2,7 @@
 BUILD := build/release
 FUZZ_SECONDS ?= 60
 
-.PHONY: build demo test deps install bench lint fuzz clean
+.PHONY: build demo test deps install bench lint fuzz tsan asan clean
 
 build:
 	cmake --preset release
@@ -32,6 +32,21 @@ install: build
 # The table of kernels and stages; tools/bench.sh sets them beside the reference stack (BENCHMARKS.md).
 bench: build
 	$(BUILD)/src/cli/quern bench --model models/demo --docs models/demo/dev.txt
+
+# The tests under clang's thread sanitizer, whose own findings fail them; those beside the reference stack take hours and are
+# left out.
+tsan:
+	tools/install-deps.sh build lint
+	cmake --preset tsan
+	cmake --build --preset tsan
+	tools/run-tests.sh build/tsan --label-exclude reference
+
+# Likewise under the address and undefined-behaviour sanitizers.
+asan:
+	tools/install-deps.sh build lint
+	cmake --preset asan
+	cmake --build --preset asan
+	tools/run-tests.sh build/asan --label-exclude reference
 
 lint:
 	tools/install-deps.sh build lint

@@ -17,6 +17,15 @@ if(QN_SANITIZE)
     -fno-sanitize-recover=all)
   target_link_options(quern_settings INTERFACE -fsanitize=${QN_SANITIZE})
 endif()
+# What every test finds in its environment. LLVM's OpenMP runtime is not instrumented: its own locks, and the blocks that
+# its threads hand to each other, look like races to the thread sanitizer. What such libraries do by themselves is left out;
+# what Quern does in parallel regions is watched, with their forks, joins and barriers made known by libarcher, which the
+# runtime loads by itself. The thread sanitizer marks read-only data by means of a file that it writes before the program
+# starts, and crashes where the tests of a full disk limit the size of files; without a folder for it, it does without.
+set(QN_TEST_ENVIRONMENT
+  TSAN_OPTIONS=ignore_noninstrumented_modules=1
+  TEST_TMPDIR=/dev/null
+  LSAN_OPTIONS=suppressions=${PROJECT_SOURCE_DIR}/tests/lsan.supp:print_suppressions=0)
 
 # quern_floor(NAME FLOORS a b LIBRARIES x y SOURCES one.c two.c): one floor as an object library.
 function(quern_floor name)
@@ -72,5 +81,6 @@ function(quern_unit_test floor source)
   endforeach()
   target_link_libraries(${target} PRIVATE quern_test_support PkgConfig::CMOCKA)
   add_test(NAME ${floor}.${target} COMMAND ${target})
-  set_tests_properties(${floor}.${target} PROPERTIES LABELS "unit;${floor}" SKIP_RETURN_CODE 77 TIMEOUT 600)
+  set_tests_properties(${floor}.${target} PROPERTIES LABELS "unit;${floor}" SKIP_RETURN_CODE 77 TIMEOUT 600
+    ENVIRONMENT "${QN_TEST_ENVIRONMENT}")
 endfunction()

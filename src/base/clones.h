@@ -1,7 +1,8 @@
 /* Kernels compiled once per vector width and chosen when the program is loaded.
  *
  * Only for loops whose result cannot depend on the width: integer work, exact products, and sums kept in a
- * fixed number of lanes. Such kernels need no QN_ISA path of their own. */
+ * fixed number of lanes. Such kernels need no QN_ISA path of their own. Their names differ from file to file, also where they
+ * are static: clang 14 gives the function that chooses external linkage. */
 #ifndef QUERN_SRC_BASE_CLONES_H
 #define QUERN_SRC_BASE_CLONES_H
 

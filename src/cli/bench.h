@@ -82,9 +82,19 @@ const char *bench_scratch_place(void);
 /* A folder there that the caller hands to qn_folder_abandon and free(). */
 qn_status bench_scratch(char **out, qn_error *err);
 
-/* A checkpoint of random weights in FOLDER: one narrow layer and a head [BENCH_VOCAB, BENCH_HIDDEN] in bf16, 67 MB. */
+/* A tied Qwen3 of random weights in bf16, as a checkpoint in FOLDER. */
+typedef struct bench_dims {
+    int hidden, layers, heads, kv_heads, head_dim, intermediate, vocab;
+} bench_dims;
+qn_status bench_synthetic(const char *folder, const bench_dims *dims, qn_error *err);
+
+/* One narrow layer and a head of 67 MB, whose product is measured. */
 enum { BENCH_HIDDEN = 1024, BENCH_VOCAB = 32768 };
-qn_status bench_synthetic(const char *folder, qn_error *err);
+extern const bench_dims bench_head_dims;
+
+/* Operations of a walk with N_PAIRS of a position and one it attends to; a multiply-add counts twice. Every id passes the
+ * matrices of the blocks, and targets the head. */
+double bench_operations(const qn_model *model, double n_ids, double n_pairs, double n_targets);
 
 /* FOLDER "/" NAME, owned by the caller. */
 qn_status bench_path(const char *folder, const char *name, char **out, qn_error *err);
@@ -92,6 +102,7 @@ qn_status bench_path(const char *folder, const char *name, char **out, qn_error 
 qn_status bench_suite_tokenizer(bench *b, qn_error *err);
 qn_status bench_suite_score(bench *b, qn_error *err);
 qn_status bench_suite_quantize(bench *b, qn_error *err);
+qn_status bench_suite_train(bench *b, qn_error *err);
 qn_status bench_suite_pack(bench *b, qn_error *err);
 qn_status bench_suite_kernels(bench *b, qn_error *err);
 

@@ -163,7 +163,7 @@ qn_status bench_suite_kernels(bench *b, qn_error *err) {
     kernel_bench k = {.b = b, .n_tokens = TOKENS};
     char *folder = NULL;
     qn_status st = bench_scratch(&folder, err);
-    if (st == QN_OK) st = bench_synthetic(folder, err);
+    if (st == QN_OK) st = bench_synthetic(folder, &bench_head_dims, err);
     if (st == QN_OK) st = qn_model_open(folder, &k.model, err);
     if (st == QN_OK) st = allocate(&k, err);
     if (st == QN_OK) {

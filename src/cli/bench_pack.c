@@ -57,7 +57,7 @@ qn_status bench_suite_pack(bench *b, qn_error *err) {
     if (st == QN_OK) st = bench_path(p.folder, "model.zip", &p.archive, err);
     if (st == QN_OK && mkdir(p.model, 0777) != 0)
         st = qn_fail_errno(err, "%s: cannot create this folder", p.model);
-    if (st == QN_OK) st = bench_synthetic(p.model, err);
+    if (st == QN_OK) st = bench_synthetic(p.model, &bench_head_dims, err);
     if (st == QN_OK) st = measure(b, &p, err);
     if (p.folder) qn_folder_abandon(p.folder);
     free(p.folder);

@@ -24,25 +24,28 @@ static qn_status score_digest(void *user, char hex[QN_SHA256_HEX], qn_error *err
                                hex, err);
 }
 
-/* Multiply-adds count twice: every id passes the blocks' matrices, attention sees the causal half, and only targets
- * pass the head. */
-static double operations(const score_bench *s) {
-    const qn_config *config = qn_model_config(s->model);
-    const qn_layout *layout = qn_checkpoint_layout(qn_model_checkpoint(s->model));
-    const qn_windows *w = &s->text.windows;
-    double block_weights = 0, n_ids = 0, pairs = 0;
+double bench_operations(const qn_model *model, double n_ids, double n_pairs, double n_targets) {
+    const qn_config *config = qn_model_config(model);
+    const qn_layout *layout = qn_checkpoint_layout(qn_model_checkpoint(model));
+    double block_weights = 0;
     for (int64_t i = 0; i < layout->n; i++) {
         const qn_layout_entry *e = &layout->entries[i];
         if (e->is_matrix && e->layer >= 0) block_weights += (double)e->rows * (double)e->cols;
     }
+    const double head = n_targets * (double)config->vocab_size * (double)config->hidden_size;
+    const double attention = 2 * n_pairs * (double)(config->n_layers * config->n_heads * config->head_dim);
+    return 2 * (n_ids * block_weights + attention + head);
+}
+
+static double operations(const score_bench *s) {
+    const qn_windows *w = &s->text.windows;
+    double n_ids = 0, n_pairs = 0;
     for (int64_t i = 0; i < w->n_windows; i++) {
         const double n = (double)w->windows[i].n_ids;
         n_ids += n;
-        pairs += n * (n + 1) / 2;
+        n_pairs += n * (n + 1) / 2;
     }
-    const double head = (double)w->n_targets * (double)config->vocab_size * (double)config->hidden_size;
-    const double attention = 2 * pairs * (double)(config->n_layers * config->n_heads * config->head_dim);
-    return 2 * (n_ids * block_weights + attention + head);
+    return bench_operations(s->model, n_ids, n_pairs, (double)w->n_targets);
 }
 
 static qn_status measure(bench *b, score_bench *s, qn_error *err) {

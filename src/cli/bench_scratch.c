@@ -28,11 +28,11 @@ qn_status bench_scratch(char **out, qn_error *err) {
 }
 
 static const char k_config[] = "{\"architectures\": [\"Qwen3ForCausalLM\"], \"attention_bias\": false, "
-                               "\"head_dim\": 128, \"hidden_act\": \"silu\", "
-                               "\"hidden_size\": %d, \"intermediate_size\": 256, "
+                               "\"head_dim\": %d, \"hidden_act\": \"silu\", "
+                               "\"hidden_size\": %d, \"intermediate_size\": %d, "
                                "\"max_position_embeddings\": 4096, \"model_type\": \"qwen3\", "
-                               "\"num_attention_heads\": 2, \"num_hidden_layers\": 1, "
-                               "\"num_key_value_heads\": 1, \"rms_norm_eps\": 1e-06, "
+                               "\"num_attention_heads\": %d, \"num_hidden_layers\": %d, "
+                               "\"num_key_value_heads\": %d, \"rms_norm_eps\": 1e-06, "
                                "\"rope_theta\": 1000000.0, \"tie_word_embeddings\": true, \"torch_dtype\": "
                                "\"bfloat16\", \"vocab_size\": %d}\n";
 
@@ -69,12 +69,15 @@ static qn_status save_weights(const qn_layout *layout, const char *path, qn_erro
     return st;
 }
 
-qn_status bench_synthetic(const char *folder, qn_error *err) {
-    char text[sizeof k_config + 32];
+const bench_dims bench_head_dims = {BENCH_HIDDEN, 1, 2, 1, 128, 256, BENCH_VOCAB};
+
+qn_status bench_synthetic(const char *folder, const bench_dims *d, qn_error *err) {
+    char text[sizeof k_config + 64];
     qn_config config = {0};
     qn_layout layout = {0};
     char *config_path = NULL, *weights_path = NULL;
-    snprintf(text, sizeof text, k_config, BENCH_HIDDEN, BENCH_VOCAB);
+    snprintf(text, sizeof text, k_config, d->head_dim, d->hidden, d->intermediate, d->heads, d->layers,
+             d->kv_heads, d->vocab);
     qn_status st = qn_config_parse(text, strlen(text), "config.json", &config, err);
     if (st == QN_OK) st = qn_layout_make(&config, &layout, err);
     if (st == QN_OK) st = bench_path(folder, "config.json", &config_path, err);

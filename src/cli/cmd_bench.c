@@ -13,6 +13,10 @@ static const cli_option k_options[] = {
      false},
     {"join", CLI_TEXT, "TOKEN", "score: joined protocols: put TOKEN after each document", false},
     {"max-windows", CLI_INTEGER, "N", "score: joined protocols: stop after N windows", false},
+    {"shape", CLI_TEXT, "NAME", "train: demo (default), 1024 (4 layers) or 2048 (2 layers)", false},
+    {"compute", CLI_TEXT, "TYPE", "train: f32 or bf16 (default: both)", false},
+    {"recompute", CLI_FLAG, NULL, "train: keep no activations (the trainer keeps them where memory allows)",
+     false},
     {"repeats", CLI_INTEGER, "N", "samples of each case, after one that is not counted (default 5)", false},
     {"csv", CLI_FLAG, NULL, "comma-separated values instead of a table", false},
     {NULL, CLI_FLAG, NULL, NULL, false}};
@@ -23,11 +27,10 @@ typedef struct suite {
     bool needs_model, needs_docs;
 } suite;
 
-static const suite k_suites[] = {{"kernels", bench_suite_kernels, false, false},
-                                 {"tokenizer", bench_suite_tokenizer, true, true},
-                                 {"score", bench_suite_score, true, true},
-                                 {"quantize", bench_suite_quantize, true, false},
-                                 {"pack", bench_suite_pack, false, false}};
+static const suite k_suites[] = {
+    {"kernels", bench_suite_kernels, false, false}, {"tokenizer", bench_suite_tokenizer, true, true},
+    {"score", bench_suite_score, true, true},       {"quantize", bench_suite_quantize, true, false},
+    {"pack", bench_suite_pack, false, false},       {"train", bench_suite_train, false, false}};
 enum { N_SUITES = sizeof k_suites / sizeof k_suites[0] };
 
 static bool is_chosen(const suite *s, const char *name) {
@@ -52,7 +55,8 @@ static int check_usage(const cli_args *args) {
             return cli_usage_error(args->command, "suite %s needs --docs", s->name);
     }
     if (known) return CLI_OK;
-    return cli_usage_error(args->command, "no suite '%s': kernels, tokenizer, score, quantize or pack", name);
+    return cli_usage_error(args->command, "no suite '%s': kernels, tokenizer, score, quantize, pack or train",
+                           name);
 }
 
 static int run(const cli_args *args) {
@@ -73,7 +77,8 @@ static int run(const cli_args *args) {
 }
 
 static const char k_description[] =
-    "Suites: kernels, tokenizer, score, quantize, pack; all of them by default. Each case runs once to warm "
+    "Suites: kernels, tokenizer, score, quantize, pack, train; all of them by default. Each case runs once "
+    "to warm "
     "up, then --repeats times. The table has the best and the median rate; the cores that the best run "
     "really had; the rate at which the machine could do the same work if only the named limit held, measured "
     "in the same run; the case's peak memory; and the start of the SHA-256 of what it made, which must not "

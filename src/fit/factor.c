@@ -103,7 +103,7 @@ static bool factor_diagonal(block *b, const double *out, double threshold) {
 
 /* column[t][60]: X of X L^T = A, a column after the other, for 60 rows at once. */
 QNI_CLONES
-static void solve_rows(const double (*diagonal)[WIDTH], int64_t width, double (*column)[WIDTH]) {
+static void solve_strip_rows(const double (*diagonal)[WIDTH], int64_t width, double (*column)[WIDTH]) {
     for (int64_t t = 0; t < width; t++) {
         for (int64_t k = 0; k < t; k++) {
             const double factor = diagonal[t][k];
@@ -120,7 +120,7 @@ static void finish_rows(const block *b, int64_t s, int64_t n_strips) {
     for (int64_t r = 0; r < WIDTH; r++) {
         for (int64_t t = 0; t < b->width; t++) column[t][r] = out[r * QNI_LANES + t];
     }
-    solve_rows(b->diagonal, b->width, column);
+    solve_strip_rows(b->diagonal, b->width, column);
     for (int64_t i = 0; i < n_strips; i++) {
         for (int64_t t = 0; t < b->width; t++) {
             memcpy(strip_of(b->f, s + i) + (b->first + t) * QNI_STRIP, &column[t][i * QNI_STRIP],

@@ -62,7 +62,7 @@ static double dot(const float *a, const float *b, int64_t n) {
 static void sweep_tile(qni_tile *tile, int sweeps) {
     if (tile->refit) qni_tile_multiply(tile);
     for (int sweep = 0; sweep < sweeps; sweep++) {
-        if (sweep > 0) qni_tile_descend(tile);
+        if (sweep > 0) qni_tile_descend(tile, NULL);
         if (tile->refit) qni_tile_refit(tile);
     }
 }
@@ -72,17 +72,14 @@ static void fit_tile(const tile_pass *pass, qni_tile *tile, int64_t row0) {
     tile_errors *errors = &pass->errors[row0 / QNI_LANES];
     qni_tile_load(tile, row0, pass->last_sweep);
     if (pass->last_sweep) {
-        qni_tile_descend(tile);
+        qni_tile_descend(tile, &errors->error);
     } else if (pass->factor) {
         errors->feedback = qni_tile_feedback(tile, pass->factor);
     } else {
         qni_tile_round(tile);
     }
-    if (is_descent(pass) && !pass->last_sweep) {
-        sweep_tile(tile, options->sweeps);
-    } else {
-        errors->error = qni_tile_energy(tile, tile->e);
-    }
+    if (is_descent(pass) && !pass->last_sweep) sweep_tile(tile, options->sweeps);
+    if (!is_descent(pass)) errors->error = qni_tile_energy(tile, tile->e);
     if (!pass->last_sweep) {
         errors->energy =
             tile->hw ? dot(tile->w, tile->hw, pass->p->cols * QNI_LANES) : qni_tile_energy(tile, tile->w);
@@ -92,8 +89,8 @@ static void fit_tile(const tile_pass *pass, qni_tile *tile, int64_t row0) {
 
 /* The first thread is the caller's: it alone asks whether to stop. Returns the first error a thread met. */
 static qn_status run_tiles(const tile_pass *pass, const qn_context *ctx, qn_error *err) {
-    qn_status status = QN_OK;
-    bool stop = false;
+    qn_status status = qn_check_cancelled(ctx, err);
+    bool stop = status != QN_OK;
 #pragma omp parallel num_threads(qn_context_threads(ctx))
     {
         qni_tile tile = {0};

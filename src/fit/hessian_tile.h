@@ -32,8 +32,8 @@ void qni_tile_round(qni_tile *tile);
 /* Codes with feedback; returns the error in units of unit * H, without the damping. */
 double qni_tile_feedback(qni_tile *tile, const qni_factor *factor);
 
-/* One pass over all codes. */
-void qni_tile_descend(qni_tile *tile);
+/* One pass over all codes. ERROR, unless NULL, receives the sum over rows of e H e^T after it, in units of unit * H. */
+void qni_tile_descend(qni_tile *tile, double *error);
 
 /* hw = unit * H w. */
 void qni_tile_multiply(qni_tile *tile);

@@ -63,7 +63,7 @@ void qn_moment_release(qn_moment *moment) {
     *moment = (qn_moment){0};
 }
 
-QNI_CLONES static void add_products(const float *products, int64_t n, double *sums) {
+QNI_CLONES static void add_chunk_sums(const float *products, int64_t n, double *sums) {
     for (int64_t i = 0; i < n; i++) sums[i] += (double)products[i];
 }
 
@@ -83,7 +83,7 @@ static qn_status add_panel(qn_moment *moment, const panel *p, const float *a, co
     QN_TRY(ops->gemm(ops, &args, n_threads, err));
 #pragma omp parallel for schedule(static) num_threads(n_threads)
     for (int64_t r = 0; r < p->n_rows; r++)
-        add_products(products + r * p->n_cols, p->n_cols, moment->sums + p->first + r * p->n_cols);
+        add_chunk_sums(products + r * p->n_cols, p->n_cols, moment->sums + p->first + r * p->n_cols);
     return QN_OK;
 }
 
@@ -109,7 +109,8 @@ static qn_status add_matrix(qn_moment *moment, const float *a, const float *b, i
 }
 
 /* Columns [c0, + count) of n rows of x; their squares summed in double, as those of the chunks are too. */
-QNI_CLONES static void add_squares(const float *x, int64_t n, int64_t cols, int64_t count, double *sums) {
+QNI_CLONES static void add_column_squares(const float *x, int64_t n, int64_t cols, int64_t count,
+                                          double *sums) {
     for (int64_t t = 0; t < n; t++)
         for (int64_t c = 0; c < count; c++) sums[c] += (double)x[t * cols + c] * (double)x[t * cols + c];
 }
@@ -118,7 +119,7 @@ static void add_diagonal(qn_moment *moment, const float *x, int64_t n, const qn_
     const int64_t cols = moment->cols;
 #pragma omp parallel for schedule(static) num_threads(qn_context_threads(ctx))
     for (int64_t c = 0; c < cols; c += DIAGONAL_LANES)
-        add_squares(x + c, n, cols, smaller(DIAGONAL_LANES, cols - c), moment->sums + c);
+        add_column_squares(x + c, n, cols, smaller(DIAGONAL_LANES, cols - c), moment->sums + c);
 }
 
 qn_status qn_moment_add(qn_moment *moment, const float *a, const float *b, int64_t n, const qn_context *ctx,

@@ -113,7 +113,7 @@ static void widen_codes(const int8_t *q, float *out) {
 }
 
 QNI_CLONES
-static void take_value(const float *w, const float *e, float *out) {
+static void take_lane_values(const float *w, const float *e, float *out) {
     for (int t = 0; t < QNI_LANES; t++) out[t] = w[t] - e[t];
 }
 
@@ -130,13 +130,14 @@ static void gather_basis(const qni_tile *tile) {
     }
     for (int64_t place = r->native_places; place < p->cols; place++) {
         const int64_t at = p->place_position[place] * QNI_LANES;
-        take_value(tile->w + at, tile->e + at, basis_of(r, r->n) + (place - r->native_places) * QNI_LANES);
+        take_lane_values(tile->w + at, tile->e + at,
+                         basis_of(r, r->n) + (place - r->native_places) * QNI_LANES);
     }
 }
 
 /* sum[t] += sum over rows of a[row][t] * b[row][t]. */
 QNI_CLONES
-static void add_products(const float *a, const float *b, int64_t rows, float *sum) {
+static void add_lane_products(const float *a, const float *b, int64_t rows, float *sum) {
     vector s[QNI_LANES / VECTOR];
     memcpy(s, sum, sizeof s);
     for (int64_t i = 0; i < rows; i++) {
@@ -159,7 +160,8 @@ static void fold(const qni_tile *tile, int64_t k, int64_t place, int64_t end, co
     const qni_refit *r = tile->refit;
     if (place >= r->native_places) {
         float sum[QNI_LANES] = {0};
-        add_products(product, basis_of(r, r->n) + (place - r->native_places) * QNI_LANES, end - place, sum);
+        add_lane_products(product, basis_of(r, r->n) + (place - r->native_places) * QNI_LANES, end - place,
+                          sum);
         add_to_target(sum, -1, r->target + k * QNI_LANES);
         return;
     }
@@ -168,8 +170,8 @@ static void fold(const qni_tile *tile, int64_t k, int64_t place, int64_t end, co
     const int n_planes = tile->p->out->bands[slot->band].spec.n_planes;
     for (int64_t l = first_slot; l < first_slot + n_planes; l++) {
         if (l < k) continue;
-        add_products(product, basis_of(r, l) + (place - slot->first) * QNI_LANES, end - place,
-                     r->pairs + pair_at(l, k) * QNI_LANES);
+        add_lane_products(product, basis_of(r, l) + (place - slot->first) * QNI_LANES, end - place,
+                          r->pairs + pair_at(l, k) * QNI_LANES);
     }
 }
 
@@ -206,8 +208,8 @@ static void multiply_all(const qni_tile *tile) {
         const qni_slot *slot = &tile->p->slots[k];
         for (int64_t place = slot->first; place < slot->last; place++) {
             float sum[QNI_LANES] = {0};
-            add_products(tile->hw + tile->p->place_position[place] * QNI_LANES,
-                         basis_of(r, k) + (place - slot->first) * QNI_LANES, 1, sum);
+            add_lane_products(tile->hw + tile->p->place_position[place] * QNI_LANES,
+                              basis_of(r, k) + (place - slot->first) * QNI_LANES, 1, sum);
             add_to_target(sum, 1, r->target + k * QNI_LANES);
         }
         multiply_slot(tile, k);
@@ -230,7 +232,7 @@ static const float *pair_row(const run_work *run, int64_t i, int64_t j) {
 
 /* gradient = target - A s over all slots. */
 QNI_CLONES
-static void take_gradient(const run_work *run, const float *scales) {
+static void take_run_gradient(const run_work *run, const float *scales) {
     for (int64_t k = 0; k < run->n; k++) {
         solved sum;
         const int64_t i = run->first + k;
@@ -251,7 +253,7 @@ static void take_gradient(const run_work *run, const float *scales) {
 
 /* The system of those that may change; the others stand alone with a right-hand side of 0. */
 QNI_CLONES
-static void take_matrix(const run_work *run) {
+static void take_run_matrix(const run_work *run) {
     for (int64_t i = 0; i < run->n; i++) {
         for (int64_t j = 0; j < i; j++) {
             const float *a = pair_row(run, run->first + i, run->first + j);
@@ -268,7 +270,7 @@ static void take_matrix(const run_work *run) {
 
 /* matrix becomes L D below the diagonal. */
 QNI_CLONES
-static void factor(const run_work *run) {
+static void factor_run(const run_work *run) {
     for (int64_t k = 0; k < run->n; k++) {
         const double *pivot = run->matrix[pair_at(k, k)];
         for (int t = 0; t < SOLVED; t++) {
@@ -287,7 +289,7 @@ static void factor(const run_work *run) {
 }
 
 QNI_CLONES
-static void substitute(const run_work *run) {
+static void substitute_run(const run_work *run) {
     for (int64_t k = 0; k < run->n; k++) {
         for (int64_t i = k + 1; i < run->n; i++) {
             for (int t = 0; t < SOLVED; t++)
@@ -334,11 +336,11 @@ static void find_gain(const run_work *run, solved gain) {
 
 static void solve_run(const run_work *run, float *scales) {
     solved gain;
-    take_gradient(run, scales);
+    take_run_gradient(run, scales);
     for (int round = 0; round < MAX_ROUNDS; round++) {
-        take_matrix(run);
-        factor(run);
-        substitute(run);
+        take_run_matrix(run);
+        factor_run(run);
+        substitute_run(run);
         if (check_changes(run)) break;
     }
     find_gain(run, gain);
@@ -378,7 +380,7 @@ static void solve_all(const qni_refit *r, double ridge, float *scales) {
 
 /* e = w - (s1 q1 + s2 q2), as the levels are computed. */
 QNI_CLONES
-static void decode(const float *w, const float *s, const int8_t *q1, const int8_t *q2, float *e) {
+static void decode_lanes(const float *w, const float *s, const int8_t *q1, const int8_t *q2, float *e) {
     for (int t = 0; t < QNI_LANES; t++) {
         float value = s[t] * (float)q1[t];
         if (q2) value += s[QNI_LANES + t] * (float)q2[t];
@@ -394,7 +396,7 @@ void qni_tile_refit(qni_tile *tile) {
     for (int64_t place = 0; place < tile->refit->native_places; place++) {
         const int64_t at = p->place_position[place] * QNI_LANES;
         const qni_input *input = &p->inputs[p->place_position[place]];
-        decode(tile->w + at, tile->scales + input->slot * QNI_LANES, tile->q[0] + at,
-               input->n_planes == 2 ? tile->q[1] + at : NULL, tile->e + at);
+        decode_lanes(tile->w + at, tile->scales + input->slot * QNI_LANES, tile->q[0] + at,
+                     input->n_planes == 2 ? tile->q[1] + at : NULL, tile->e + at);
     }
 }

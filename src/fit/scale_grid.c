@@ -12,8 +12,8 @@
 /* fp16 reaches from 2^-24 to below 2^16. */
 enum { BINS_PER_OCTAVE = 64, LOWEST_OCTAVE = -24, OCTAVES = 40, N_BINS = OCTAVES * BINS_PER_OCTAVE };
 
-/* Ends are tried at these many steps of 1/32 of the range, from the bottom and from the top. */
-enum { RANGE_STEPS = 32, LOW_TRIES = 25, HIGH_TRIES = 9 };
+/* Ends are tried at steps of 1/32 of the range, then around the best at steps a quarter as long, and so on. */
+enum { RANGE_STEPS = 32, ROUNDS = 3, AROUND = 4 };
 
 /* Closer together fp16 would give the same value twice. */
 static const double smallest_ratio = 1 + 0x1p-10;
@@ -83,26 +83,49 @@ static double grid_cost(const qni_scale_census *census, int first_bin, int last_
     return cost;
 }
 
+/* The best ends so far, in octaves. */
+typedef struct grid_search {
+    const qni_scale_census *census;
+    int first_bin, last_bin;
+    double bottom, top; /* of the scales */
+    double low, high, cost;
+} grid_search;
+
+/* Tries the ends low0 + i * step and high0 + j * step, i and j within [from, to]. */
+static void try_ends(grid_search *search, double low0, double high0, double step, int from, int to) {
+    for (int i = from; i <= to; i++) {
+        for (int j = from; j <= to; j++) {
+            const double low = low0 + i * step, high = high0 - j * step;
+            if (low > high || low < search->bottom || high > search->top) continue;
+            const double cost = grid_cost(search->census, search->first_bin, search->last_bin, low, high);
+            if (cost >= search->cost) continue;
+            search->low = low;
+            search->high = high;
+            search->cost = cost;
+        }
+    }
+}
+
 void qni_scale_grid_choose(const qni_scale_census *census, qni_scale_grid *out) {
     if (!(census->largest > 0)) { /* all-zero weights: any value serves */
         qni_scale_grid_init(out, 0x1p-24f, (float)smallest_ratio);
         return;
     }
-    const double bottom = log2((double)census->smallest), top = log2((double)census->largest);
-    const int first = bin_of(census->smallest), last = bin_of(census->largest);
-    double best = INFINITY, best_low = bottom, best_high = top;
-    for (int i = 0; i < LOW_TRIES; i++) {
-        for (int j = 0; j < HIGH_TRIES && i + j < RANGE_STEPS; j++) {
-            const double low = bottom + (top - bottom) * i / RANGE_STEPS;
-            const double high = top - (top - bottom) * j / RANGE_STEPS;
-            const double cost = grid_cost(census, first, last, low, high);
-            if (cost >= best) continue;
-            best = cost;
-            best_low = low;
-            best_high = high;
-        }
+    grid_search search = {.census = census,
+                          .first_bin = bin_of(census->smallest),
+                          .last_bin = bin_of(census->largest),
+                          .bottom = log2((double)census->smallest),
+                          .top = log2((double)census->largest),
+                          .cost = (double)INFINITY};
+    search.low = search.bottom;
+    search.high = search.top;
+    double step = (search.top - search.bottom) / RANGE_STEPS;
+    try_ends(&search, search.bottom, search.top, step, 0, RANGE_STEPS);
+    for (int round = 0; round < ROUNDS; round++) {
+        step /= AROUND;
+        try_ends(&search, search.low, search.high, step, 1 - AROUND, AROUND - 1);
     }
-    const double ratio = fmax(exp2((best_high - best_low) / (QNI_GRID_LEVELS - 1)), smallest_ratio);
-    best_low = fmax(best_high - log2(ratio) * (QNI_GRID_LEVELS - 1), LOWEST_OCTAVE);
-    qni_scale_grid_init(out, (float)exp2(best_low), (float)ratio);
+    const double ratio = fmax(exp2((search.high - search.low) / (QNI_GRID_LEVELS - 1)), smallest_ratio);
+    const double low = fmax(search.high - log2(ratio) * (QNI_GRID_LEVELS - 1), LOWEST_OCTAVE);
+    qni_scale_grid_init(out, (float)exp2(low), (float)ratio);
 }

@@ -20,7 +20,7 @@ static const float rounder = 12582912.0f;
 
 typedef struct start_work {
     float *w, *h;   /* [max(R, C)] one stored row of a band, and its weights */
-    uint16_t *bits; /* [max(R, C)] */
+    uint16_t *bits; /* [2 max(R, C)] scales of both planes */
     qn_fit_scratch scratch;
 } start_work;
 
@@ -34,7 +34,7 @@ static void work_release(start_work *work) {
 static bool work_init(start_work *work, int64_t n) {
     *work = (start_work){.w = qni_alloc_array(n, sizeof *work->w),
                          .h = qni_alloc_array(n, sizeof *work->h),
-                         .bits = qni_alloc_array(n, sizeof *work->bits)};
+                         .bits = qni_alloc_array(n, QN_MAX_PLANES * sizeof *work->bits)};
     return work->w && work->h && work->bits && qn_fit_scratch_init(&work->scratch, n, NULL) == QN_OK;
 }
 
@@ -98,7 +98,7 @@ static void fit_two_planes(const qn_band_spec *spec, const float *w, const float
 }
 
 QNI_CLONES
-static double q4_error(const float *w, const float *h, int64_t n, float scale) {
+static double q4_ratio_error(const float *w, const float *h, int64_t n, float scale) {
     const float inverse = 1 / scale;
     double error = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -112,14 +112,14 @@ static double q4_error(const float *w, const float *h, int64_t n, float scale) {
 
 /* The best of some shares of max|w|/7; q4 needs a positive scale even where every weight is zero. */
 static uint16_t fit_q4(const qn_hessian_fit_options *options, const float *w, const float *h, int64_t n) {
-    double best = INFINITY, full = 0;
+    double best = (double)INFINITY, full = 0;
     uint16_t best_bits = qni_scale_bits(DBL_MIN);
     for (int64_t i = 0; i < n; i++) full = fmax(full, fabs((double)w[i]) / 7);
     for (int k = 0; k < options->q4_ratios && full > 0; k++) {
         const double lowest = options->q4_lowest_ratio,
                      steps = options->q4_ratios > 1 ? options->q4_ratios - 1 : 1;
         const uint16_t bits = qni_scale_bits((1 - (1 - lowest) * k / steps) * full);
-        const double error = q4_error(w, h, n, qn_f16_to_f32(bits));
+        const double error = q4_ratio_error(w, h, n, qn_f16_to_f32(bits));
         if (error < best || k == 0) {
             best = error;
             best_bits = bits;

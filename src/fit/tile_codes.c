@@ -47,7 +47,7 @@ static void take_row(const block *b, int64_t j, float *row) {
 
 /* block[k] += row[k] * change for the columns k in (j, n). */
 QNI_CLONES
-static void tell_later(const float *row, int64_t j, int64_t n, const float *change, float *sums) {
+static void tell_later_inputs(const float *row, int64_t j, int64_t n, const float *change, float *sums) {
     for (int64_t k = j + 1; k < n; k++) {
         const float factor = row[k];
         float *sum = sums + k * QNI_LANES;
@@ -85,7 +85,7 @@ static double feedback_block(qni_tile *tile, const block *b, const qni_factor *f
         loss += feedback_loss(e, sum, factor->pivot[i], damping);
         if (j + 1 == b->n) break;
         take_row(b, j, row);
-        tell_later(row, j, b->n, e, tile->block);
+        tell_later_inputs(row, j, b->n, e, tile->block);
     }
     return loss;
 }
@@ -112,7 +112,7 @@ static void add_gradient(const float *w, const float *e, const float *sum, float
 }
 
 QNI_CLONES
-static void subtract(const float *a, const float *b, float *out) {
+static void subtract_lanes(const float *a, const float *b, float *out) {
     for (int t = 0; t < QNI_LANES; t++) out[t] = a[t] - b[t];
 }
 
@@ -129,16 +129,33 @@ static void descend_block(qni_tile *tile, const block *b) {
         }
         add_gradient(w, e, tile->block + j * QNI_LANES, 1 / row[j], v, before);
         choose(tile, i, v);
-        subtract(e, before, change);
-        tell_later(row, j, b->n, change, tile->block);
+        subtract_lanes(e, before, change);
+        tell_later_inputs(row, j, b->n, change, tile->block);
     }
 }
 
-void qni_tile_descend(qni_tile *tile) {
+/* What a finished block adds to the error: by symmetry 2 e_b (H e)_{before b} + e_b H_bb e_b; SAVED holds (H e)_{before b}. */
+static double block_error(qni_tile *tile, const block *b) {
+    const float *e = tile->e + b->first * QNI_LANES;
+    double error = 0;
+    for (int64_t i = 0; i < b->n * QNI_LANES; i++) tile->saved[i] *= 2;
+    qni_panel_add(b->matrix, b->strip, b->n_strips, b->first, b->first + b->n, e, tile->saved);
+    for (int64_t i = 0; i < b->n * QNI_LANES; i++) error += (double)e[i] * (double)tile->saved[i];
+    return error;
+}
+
+void qni_tile_descend(qni_tile *tile, double *error) {
+    const size_t block_bytes = QNI_BLOCK * QNI_LANES * sizeof *tile->block;
+    double sum = 0;
     for (int64_t first = 0; first < tile->p->cols; first += QNI_BLOCK) {
         const block b = block_at(&tile->p->by_position, first);
-        memset(tile->block, 0, QNI_BLOCK * QNI_LANES * sizeof *tile->block);
-        qni_panel_add(b.matrix, b.strip, b.n_strips, 0, tile->p->cols, tile->e, tile->block);
+        memset(tile->block, 0, block_bytes);
+        qni_panel_add(b.matrix, b.strip, b.n_strips, 0, first, tile->e, tile->block);
+        if (error) memcpy(tile->saved, tile->block, block_bytes);
+        qni_panel_add(b.matrix, b.strip, b.n_strips, first, tile->p->cols, tile->e + first * QNI_LANES,
+                      tile->block);
         descend_block(tile, &b);
+        if (error) sum += block_error(tile, &b);
     }
+    if (error) *error = sum;
 }

@@ -60,7 +60,8 @@ class Result:
 
 
 def limit_file_size(n_bytes):
-    """A preexec_fn: writing past N bytes of a file fails as on a full disk, instead of killing the process."""
+    """A preexec_fn: writing past N bytes of a file fails as on a full disk, instead of killing the process. At least 1024
+    for commands that use threads: LLVM's OpenMP runtime cannot start without that much shared memory."""
 
     def limit():
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -35,7 +35,7 @@ class Failures(support.CliTest):
         """Wherever the disk fills: in the payload, in the archive, in a folder's files."""
         self.out.write_bytes(b"old")
         folder = self.root / "out" / "folder"
-        for n_bytes, outs in ((0, (self.out, folder)), (1000, (self.out, folder)), (20000, (self.out, folder)),
+        for n_bytes, outs in ((1024, (self.out, folder)), (2000, (self.out, folder)), (20000, (self.out, folder)),
                               (30000, (self.out,))):
             for out in outs:
                 with self.subTest(n_bytes=n_bytes, out=out.name):

@@ -58,7 +58,7 @@ class Export(support.CliTest):
         self.assert_refused(*arguments, self.root / "none" / "x", words="none/x")
         (self.root / "empty").mkdir()
         self.export("empty")
-        for n_bytes in (0, 500, 100000):
+        for n_bytes in (1024, 2000, 100000):
             self.assert_refused("export", self.model, "--dense", "-o", self.root / "out", words="out",
                                 preexec_fn=support.limit_file_size(n_bytes))
 

@@ -4,6 +4,7 @@
 #include "fuzz.h"
 
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -21,10 +22,10 @@ void *__wrap_aligned_alloc(size_t alignment, size_t n_bytes);
 char *__wrap_strdup(const char *text);
 int __wrap_asprintf(char **out, const char *format, ...) __attribute__((format(printf, 2, 3)));
 
-static long until_failure; /* 0: none fails */
+static atomic_long until_failure; /* 0 or less: none fails; threads allocate, too */
 
 static bool fails(void) {
-    return until_failure > 0 && --until_failure == 0;
+    return atomic_load(&until_failure) > 0 && atomic_fetch_sub(&until_failure, 1) == 1;
 }
 
 void *__wrap_malloc(size_t n_bytes) {
@@ -63,7 +64,7 @@ static void starve(const char *path, uint8_t *data, size_t n_bytes) {
         const long n_accepted = fuzz_n_accepted();
         until_failure = k;
         (void)LLVMFuzzerTestOneInput(data, n_bytes);
-        const bool failed = until_failure == 0;
+        const bool failed = until_failure <= 0;
         until_failure = 0;
         if (!failed) {
             fuzz_require(fuzz_n_accepted() > n_accepted, path);

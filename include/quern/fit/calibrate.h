@@ -3,7 +3,7 @@
  * One walk, layer by layer: while a layer's tokens pass, the second moments of its inputs add up (moments.h); when the next
  * layer begins they are written and forgotten. A part of the same text gives the Fisher diagonals (fisher.h).
  * Memory: the hidden states of all tokens ([T, h] f32), the moments of one layer and one matrix [C, C], whatever the number
- * of layers. Deterministic: the same bytes for any number of threads, given one ISA. */
+ * of layers; afterwards, for the Fisher diagonals, (L + 2) [2048, h] f32 (gradient.h). Deterministic: the same bytes for any number of threads, given one ISA. */
 #ifndef QUERN_FIT_CALIBRATE_H
 #define QUERN_FIT_CALIBRATE_H
 
