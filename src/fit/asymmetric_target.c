@@ -156,6 +156,7 @@ static qn_status prepare(target *t, const float *hessian, const float *cross, do
     QN_TRY(qni_factor_init(&t->factor, &t->metric, ridge, ctx, err));
     QN_TRY(qni_factor_upper_strips(&t->factor, n_threads, &t->upper, err));
     QN_TRY(qni_factor_lower_strips(&t->factor, n_threads, &t->lower, err));
+    qni_factor_keep_pivots(&t->factor);
     QN_TRY(qni_strips_alloc(&t->difference, t->cols, depth_whole, &t->cols, err));
     qni_strips_fill(&t->difference, cross, hessian, NULL, t->metric.unit, n_threads);
     return qn_check_cancelled(ctx, err);

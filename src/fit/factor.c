@@ -205,6 +205,11 @@ qn_status qni_factor_init(qni_factor *factor, const qni_metric *metric, double d
     return status;
 }
 
+void qni_factor_keep_pivots(qni_factor *factor) {
+    free(factor->lower);
+    factor->lower = NULL;
+}
+
 void qni_factor_release(qni_factor *factor) {
     free(factor->lower);
     free(factor->pivot);

@@ -147,7 +147,7 @@ typedef struct fit {
     const float *w;
     qn_hessian_fit_options options;
     qni_metric metric;
-    qni_factor factor; /* its matrix is released once UPPER is made */
+    qni_factor factor; /* its pivots, once UPPER is made */
     qni_strips upper;
     qn_banded out;
     qn_hessian_fit_report report;
@@ -172,8 +172,7 @@ static qn_status take_factor(fit *f, const qn_context *ctx, qn_error *err) {
     QN_TRY(qni_factor_init(&f->factor, &f->metric, f->options.damping, ctx, err));
     f->report.damping = f->factor.damping;
     QN_TRY(qni_factor_upper_strips(&f->factor, qn_context_threads(ctx), &f->upper, err));
-    free(f->factor.lower); /* 4 C^2 bytes that are needed no more */
-    f->factor.lower = NULL;
+    qni_factor_keep_pivots(&f->factor);
     return QN_OK;
 }
 

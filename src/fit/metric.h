@@ -35,6 +35,9 @@ QN_NODISCARD qn_status qni_factor_init(qni_factor *factor, const qni_metric *met
                                        const qn_context *ctx, qn_error *err);
 void qni_factor_release(qni_factor *factor);
 
+/* Frees all but the pivots and the damping: 4 n^2 bytes. */
+void qni_factor_keep_pivots(qni_factor *factor);
+
 /* U_kj (k < j), 0 elsewhere. */
 double qni_factor_upper(const qni_factor *factor, int64_t k, int64_t j);
 

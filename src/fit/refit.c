@@ -3,10 +3,10 @@
  * Row by row the codes of slot k, zero outside its group, are a vector b_k, and q = sum_k s_k b_k + fixed, where `fixed` holds the
  * values of q4 inputs. With A_kl = b_k^T H b_l and g = b^T H (w - q) the change d of the scales solves (A + ridge diag A) d = g.
  *
- * H b_k is one panel product of the group's rows of H; by symmetry it is wanted from the group's first column on only, half of
- * a descent's work. Eight rows are solved side by side, by L D L^T in double. A solve costs K^3 / 6 for K unknowns: beyond
- * MAX_UNKNOWNS of them they are taken in runs of that many which overlap by a quarter, each against the residual the runs before it
- * have left (block Gauss-Seidel), so that a refit stays cheaper than a descent. */
+ * H b_k is one panel product of the group's rows of H; by symmetry it is wanted from the group's first column on only: half of
+ * a descent's work. Eight rows are solved side by side, by L D L^T in double, which costs K^3 / 6 for K unknowns: a trifle for
+ * groups of 32 and more. Beyond MAX_UNKNOWNS they are taken in runs of that many which overlap by a quarter, each against the
+ * residual the runs before it have left (block Gauss-Seidel), so that the cost grows with K only. */
 #include "base/alloc.h"
 #include "base/clones.h"
 #include "fit/hessian_tile.h"

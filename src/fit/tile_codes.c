@@ -117,7 +117,7 @@ static void subtract_lanes(const float *a, const float *b, float *out) {
 }
 
 static void descend_block(qni_tile *tile, const block *b) {
-    float row[QNI_BLOCK];
+    float row[QNI_BLOCK] = {0};
     for (int64_t j = 0; j < b->n; j++) {
         const int64_t i = b->first + j;
         const float *w = tile->w + i * QNI_LANES, *e = tile->e + i * QNI_LANES;

@@ -61,7 +61,7 @@ typedef struct qn_hessian_fit_report {
  * Errors: QN_E_VALUE for a NaN or infinity (naming its place), a negative or asymmetric H; QN_E_ARGUMENT for options or a shape
  * that make no sense. On failure *out and *report are unchanged. Codes are computed in f32 with a fixed order of sums, scales and
  * the factor in double; the same bytes for any number of threads. Cost with n sweeps about (2 + 1.5 n) R C^2 + C^3 / 3
- * multiply-adds. Memory beside the arguments: at most 10 C^2 bytes, and about 20 C * 64 bytes a thread. */
+ * multiply-adds. Memory beside the arguments: about 8 C^2 bytes, and 1.5 KiB * C + 128 K^2 bytes a thread for K scales a row. */
 QN_NODISCARD QN_API qn_status qn_hessian_fit(const float *w, const float *hessian, const qn_band_shape *shape,
                                              const qn_hessian_fit_options *options, const qn_context *ctx,
                                              qn_banded *out, qn_hessian_fit_report *report, qn_error *err);
@@ -75,7 +75,8 @@ QN_NODISCARD QN_API qn_status qn_feedback_diagonal(const float *hessian, int64_t
 /* The target for a layer whose inputs have changed: out = W + blend W (C - H)(H + r I)^-1, with CROSS C = E[x_teacher x_student^T],
  * HESSIAN H = E[x_student x_student^T] and r = ridge * mean diagonal of H (raised where H needs it). blend 1, ridge 0 gives the
  * weights whose outputs are nearest to the teacher's; 0.5 and 0.03 go half the way. ROWS, COLS: the shape of W and out, which may be
- * the same array. Source: Li et al., GPTAQ, 2025, for a blend of 1. Cost 2 R C^2 + C^3 / 3. */
+ * the same array. Source: Li et al., GPTAQ, 2025, for a blend of 1. Cost 2 R C^2 + C^3 / 3 multiply-adds,
+ * memory about 10 C^2 bytes. */
 QN_NODISCARD QN_API qn_status qn_asymmetric_target(const float *w, const float *hessian, const float *cross,
                                                    int64_t rows, int64_t cols, double blend, double ridge,
                                                    const qn_context *ctx, float *out, qn_error *err);
