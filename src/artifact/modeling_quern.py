@@ -135,11 +135,13 @@ class Plane:
         self.scales = start + (8 if scale == "log6" else 0)
         self.codes = self.scales + (2 * rows * self.groups if scale == "f16" else (6 * rows * self.groups + 7) // 8)
         self.end = self.codes + rows * self.row_bytes
+        self.table = None  # values of log6 scales, once they were read
 
     def read_scales(self, first, last, dtype, device):
         """[last - first, groups] scales of stored rows; FIRST is a multiple of four."""
         if self.scale == "log6":
-            table = self.log6_table()
+            if self.table is None:
+                self.table = self.log6_table().to(device, dtype)
             start, end = 6 * first * self.groups // 8, (6 * last * self.groups + 7) // 8
             stream = self.payload.items(self.name, self.scales + start, self.scales + end).to(device, copy=True)
             triples = nn.functional.pad(stream, (0, -len(stream) % 3)).view(-1, 3).int()
@@ -148,7 +150,7 @@ class Plane:
             count = (last - first) * self.groups
             if index.flatten()[count:].any():
                 self.payload.fail(f"{self.name}: padding bits of scales are not 0")
-            return table.to(device, dtype)[index.flatten()[:count]].view(-1, self.groups)
+            return self.table.index_select(0, index.flatten()[:count]).view(-1, self.groups)
         stored = self.payload.items(self.name, self.scales + 2 * first * self.groups, self.scales + 2 * last * self.groups)
         scales = stored.clone().view(torch.float16)
         if not (scales.isfinite() & (scales >= 0)).all():
