@@ -150,8 +150,8 @@ static double student_97_5(int64_t degrees) {
 
 static void estimate_error(const qn_windows *windows, const double *differences, qn_comparison *c) {
     const double n_windows = (double)c->n_windows;
-    double spread = 0.0, reach = INFINITY;
-    c->std_error = INFINITY;
+    double spread = 0.0, reach = HUGE_VAL;
+    c->std_error = HUGE_VAL;
     if (c->n_windows > 1) {
         for (int64_t i = 0; i < c->n_windows; i++) {
             const double rest = differences[i] - (double)qni_window_targets(windows, i) * c->difference;

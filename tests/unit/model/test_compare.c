@@ -235,7 +235,7 @@ static void test_band(void **state) {
         {-0.05, -0.03, -0.021, QN_VERDICT_BETTER, true},    {-0.05, -0.03, -0.01, QN_VERDICT_BETTER, false},
         {-0.02, 0.0, 0.02, QN_VERDICT_WITHIN, true},        {-0.021, 0.0, 0.01, QN_VERDICT_WITHIN, false},
         {0.0, 0.02, 0.04, QN_VERDICT_WITHIN, false},        {0.021, 0.03, 0.039, QN_VERDICT_WORSE, true},
-        {-INFINITY, 1.0, INFINITY, QN_VERDICT_WORSE, false}};
+        {-HUGE_VAL, 1.0, HUGE_VAL, QN_VERDICT_WORSE, false}};
     for (size_t i = 0; i < sizeof cases / sizeof *cases; i++) {
         const qn_comparison c = {
             .low = cases[i].low, .difference = cases[i].difference, .high = cases[i].high};
