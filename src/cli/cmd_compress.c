@@ -57,9 +57,9 @@ static json_t *plan_array(const qn_compress_result *r) {
     json_t *array = json_array();
     for (int64_t i = 0; i < r->n_plan; i++) {
         const qn_plan_row *row = &r->plan[i];
-        json_array_append_new(array,
-                              json_pack("{s:s, s:s, s:I, s:f}", "name", row->name, "spec", row->spec, "bytes",
-                                        (json_int_t)row->n_bytes, "predicted_loss", row->predicted_loss));
+        json_array_append_new(array, json_pack("{s:s, s:s, s:I, s:f, s:f}", "name", row->name, "spec",
+                                               row->spec, "bytes", (json_int_t)row->n_bytes, "predicted_loss",
+                                               row->predicted_loss, "relative_error", row->relative_error));
     }
     return array;
 }
@@ -116,6 +116,7 @@ static json_t *result_object(const cli_args *args, const qn_recipe *recipe, cons
         qn_isa_name(isa));
     if (!object) return NULL;
     json_object_set_new(object, "native", native_object(r));
+    json_object_set_new(object, "plan", plan_array(r));
     json_object_set_new(object, "ppl_teacher", r->scored ? json_real(r->teacher.perplexity) : json_null());
     json_object_set_new(object, "ppl", r->scored ? json_real(r->student.perplexity) : json_null());
     json_object_set_new(object, "nats_lost",

@@ -58,6 +58,20 @@ static qn_status read_text(qni_calibrated *c, const qn_context *ctx, qn_error *e
     return status;
 }
 
+/* Fewer tokens than inputs leave directions that no token ever went: the fits damp more there, and know less. */
+static void warn_of_rank(const qni_calibrated *c, const qn_context *ctx) {
+    const int64_t n_tokens = c->text.n * c->text.context;
+    int64_t widest = 0;
+    for (int64_t i = 0; i < c->layout->n; i++)
+        if (c->layout->entries[i].is_matrix && c->layout->entries[i].cols > widest)
+            widest = c->layout->entries[i].cols;
+    if (n_tokens < widest)
+        qn_log(ctx, QN_LOG_WARNING,
+               "%lld calibration tokens for inputs of up to %lld values: second moments of rank %lld at "
+               "most; give more text",
+               (long long)n_tokens, (long long)widest, (long long)n_tokens);
+}
+
 static qn_status measure_loss(qni_calibrated *c, const qn_context *ctx, qn_error *err) {
     const qn_recipe *recipe = c->options->recipe;
     const qni_loss_model_options options = {.compute = QN_COMPUTE_F32,
@@ -98,7 +112,10 @@ qn_status qni_calibrated_open(const qn_compress_options *options, const qn_model
     qni_calibrated c = {.options = options, .model = model};
     c.layout = qn_checkpoint_layout(qn_model_checkpoint(model));
     qn_status status = read_text(&c, ctx, err);
-    if (status == QN_OK) status = measure_loss(&c, ctx, err);
+    if (status == QN_OK) {
+        warn_of_rank(&c, ctx);
+        status = measure_loss(&c, ctx, err);
+    }
     if (status == QN_OK) {
         *out = c;
     } else {
@@ -115,6 +132,7 @@ void qni_calibrated_close(qni_calibrated *c) {
     release_choices(c);
     free(c->choices);
     free(c->shapes);
+    free(c->relative_errors);
     qni_loss_model_release(&c->loss);
     qn_calibration_text_release(&c->text);
     *c = (qni_calibrated){0};
@@ -237,13 +255,15 @@ qn_status qni_calibrated_run(qni_calibrated *c, const qni_matrix_store *store, c
     job.options.fit.error_decay = recipe->error_decay;
     job.options.fit.sweeps = (int)recipe->sweeps;
 
+    c->relative_errors = qni_alloc_array(c->layout->n, sizeof *c->relative_errors);
+    if (!c->relative_errors) return qni_fail_nomem(err, "the errors of fits");
     float *metric = qni_alloc_array(config->hidden_size * config->hidden_size, sizeof *metric);
     if (!metric) return qni_fail_nomem(err, "second moments");
     qni_loss_model_embedding_metric(&c->loss, config->tied, metric);
     job.embedding_metric = metric;
     qn_status status = qn_model_open(c->options->model, &job.teacher, err);
     if (status == QN_OK) status = qn_model_open(c->options->model, &job.student, err);
-    if (status == QN_OK) status = qni_prefix_run(&job, ctx, NULL, err);
+    if (status == QN_OK) status = qni_prefix_run(&job, ctx, c->relative_errors, err);
     qn_model_close(job.student);
     qn_model_close(job.teacher);
     free(metric);

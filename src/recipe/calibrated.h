@@ -16,6 +16,7 @@ typedef struct qni_calibrated {
     qn_calibration_text text;
     qni_loss_model loss;
     qni_plan_choice *choices; /* owned [layout.n], matrices only */
+    double *relative_errors;  /* owned [layout.n], by qni_calibrated_run: as qni_prefix_run says */
     qn_encoded *shapes;       /* owned [layout.n]: of the choices, for the artifact's plan */
 } qni_calibrated;
 

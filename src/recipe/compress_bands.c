@@ -114,7 +114,11 @@ static qn_status begin_store(const qni_job *job, bands *b, qn_error *err) {
 static qn_status prepare(qni_job *job, qn_error *err) {
     bands *b = job->state;
     QN_TRY(begin_store(job, b, err));
-    return qni_calibrated_run(&b->calibrated, &b->store, job->ctx, err);
+    QN_TRY(qni_calibrated_run(&b->calibrated, &b->store, job->ctx, err));
+    for (int64_t i = 0, row = 0; i < job->layout->n; i++)
+        if (job->layout->entries[i].is_matrix)
+            job->result.plan[row++].relative_error = b->calibrated.relative_errors[i];
+    return QN_OK;
 }
 
 static qn_status provide(void *user, int64_t entry, qn_encoded *out, qn_error *err) {

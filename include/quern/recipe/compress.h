@@ -41,6 +41,8 @@ typedef struct qn_plan_row {
     char *name,
         *spec;       /* owned; the spec as docs/format.md has it: "768x256 columns 200 ternary/64/log6 ..." */
     int64_t n_bytes; /* of the packed matrix */
+    double
+        relative_error; /* that the fit left, in the metric of the inputs; 0 in a dry run, -1 when it came from the work folder */
     double predicted_loss; /* nats a token, second-order estimate (docs/quantisers.md) */
 } qn_plan_row;
 
