@@ -188,14 +188,15 @@ static totals choose(planner *p, double lambda, double mu) {
     return total_of(p);
 }
 
-/* Prices are tried on a logarithmic scale: exp2 of a number in these bounds, nats a byte and nats a weight. */
-static const double k_lowest_price = -100.0, k_highest_price = 60.0;
+/* Prices are tried on a logarithmic scale: exp2 of a number in these bounds, nats a byte and nats a weight. The highest price of a
+ * weight outbids that of all the bytes it could save. */
+static const double k_lowest_price = -100.0, k_highest_price = 60.0, k_highest_weight_price = 80.0;
 
 /* The lowest mu whose choices keep within the q4 limit. */
 static totals choose_within_weights(planner *p, double lambda) {
     totals t = choose(p, lambda, 0.0);
     if (t.q4_weights <= p->limits.max_q4_weights) return t;
-    double low = k_lowest_price, high = k_highest_price;
+    double low = k_lowest_price, high = k_highest_weight_price;
     for (int i = 0; i < WEIGHTS_BISECTIONS; i++) {
         const double middle = 0.5 * (low + high);
         t = choose(p, lambda, exp2(middle));
@@ -273,7 +274,7 @@ static qn_status run(planner *p, qni_plan_choice *choices, int64_t *least_bytes,
     p->tables = qni_alloc_array(p->n, sizeof *p->tables);
     if (!p->tables) return qni_fail_nomem(err, "a plan");
     for (int64_t i = 0; i < p->n; i++) QN_TRY(make_table(p, &p->matrices[i], &p->tables[i], err));
-    *least_bytes = choose(p, exp2(k_highest_price), exp2(k_highest_price)).n_bytes;
+    *least_bytes = choose_within_weights(p, exp2(k_highest_price)).n_bytes;
     if (*least_bytes > p->limits.max_bytes)
         return qn_fail(err, QN_E_BUDGET, "the matrices need %lld bytes, there are %lld",
                        (long long)*least_bytes, (long long)p->limits.max_bytes);
