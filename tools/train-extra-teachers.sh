@@ -73,6 +73,6 @@ done
 for name in ${names:-deep wide}; do
     case $name in
     deep) config deep 192 5 512 6 1 32 false; train deep 800 "$@" ;;
-    wide) config wide 320 3 832 5 5 64 true; train wide 700 "$@" ;;
+    wide) config wide 320 3 832 5 5 64 true; train wide 500 "$@" ;;
     esac
 done
