@@ -274,7 +274,11 @@ static qn_status run(planner *p, qni_plan_choice *choices, int64_t *least_bytes,
     p->tables = qni_alloc_array(p->n, sizeof *p->tables);
     if (!p->tables) return qni_fail_nomem(err, "a plan");
     for (int64_t i = 0; i < p->n; i++) QN_TRY(make_table(p, &p->matrices[i], &p->tables[i], err));
-    *least_bytes = choose_within_weights(p, exp2(k_highest_price)).n_bytes;
+    const totals least = choose_within_weights(p, exp2(k_highest_price));
+    *least_bytes = least.n_bytes;
+    if (least.q4_weights > p->limits.max_q4_weights)
+        return qn_fail(err, QN_E_ARGUMENT, "%lld weights are forced into q4, %lld are allowed there",
+                       (long long)least.q4_weights, (long long)p->limits.max_q4_weights);
     if (*least_bytes > p->limits.max_bytes)
         return qn_fail(err, QN_E_BUDGET, "the matrices need %lld bytes, there are %lld",
                        (long long)*least_bytes, (long long)p->limits.max_bytes);

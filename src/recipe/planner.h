@@ -54,7 +54,7 @@ typedef struct qni_plan_choice {
 } qni_plan_choice;
 
 /* choices[n] is filled for matrices[n]; release each. QN_E_BUDGET when the cheapest choice of all matrices is larger than
- * max_bytes (*least_bytes says how large). */
+ * max_bytes (*least_bytes says how large), QN_E_ARGUMENT when more weights are forced into q4 than may be there. */
 QN_NODISCARD qn_status qni_plan(const qni_plan_matrix *matrices, int64_t n,
                                 const qni_band_kind_options kinds[QNI_BAND_KIND_COUNT],
                                 const qni_plan_limits *limits, qni_plan_choice *choices, int64_t *least_bytes,

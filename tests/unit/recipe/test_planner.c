@@ -541,6 +541,35 @@ static void test_ties(void **state) {
     }
 }
 
+/* A forced matrix is of its kind whatever it costs, the others share what is left; more forced q4 than is allowed is refused. */
+static void test_forced_kinds(void **state) {
+    (void)state;
+    for (int i = 0; i < 12; i++) {
+        problem p;
+        random_problem(&p, (uint64_t)i, i / 6 ? QN_AXIS_COLUMNS : QN_AXIS_ROWS, 16);
+        const qni_band_kind kind = (qni_band_kind)(i % 3);
+        p.matrices[1].is_forced = true;
+        p.matrices[1].forced = kind;
+        tables *t = make_tables(&p);
+        const int64_t forced_weights = kind == QNI_BAND_Q4 ? p.matrices[1].rows * p.matrices[1].cols : 0;
+        const int64_t most = bytes_in_total(&p, t, true);
+        plan made = planned(&p, t, (qni_plan_limits){most, forced_weights});
+        assert_int_equal(made.choices[1].n_lines[kind], 16);
+        plan_release(&made);
+        if (kind == QNI_BAND_Q4) {
+            const qni_plan_limits limits = {k_no_limit, forced_weights - 1};
+            qni_plan_choice choices[MAX_MATRICES] = {{.n_bytes = 0}};
+            int64_t said = 0;
+            char words[64];
+            snprintf(words, sizeof words, "%lld weights|%lld are allowed", (long long)forced_weights,
+                     (long long)(forced_weights - 1));
+            assert_error(qni_plan(p.matrices, p.n, p.kinds, &limits, choices, &said, err), QN_E_ARGUMENT,
+                         words);
+        }
+        free(t);
+    }
+}
+
 /* Lines that cost nothing get nothing; one line is a matrix too. */
 static void test_degenerate(void **state) {
     (void)state;
@@ -601,6 +630,7 @@ int main(void) {
         cmocka_unit_test(test_least_bytes),
         cmocka_unit_test(test_no_q4_left),
         cmocka_unit_test(test_ties),
+        cmocka_unit_test(test_forced_kinds),
         cmocka_unit_test(test_degenerate),
         cmocka_unit_test(test_many_lines),
     };
