@@ -9,8 +9,9 @@ echo "The embedded teacher: models/demo (models/demo/README.md says where it com
 "$quern" info models/demo
 for track in binary ternary; do
     echo
-    echo "== $track: quern compress models/demo --track $track -o $out/$track.zip --docs models/demo/dev.txt"
-    "$quern" compress models/demo --track "$track" -o "$out/$track.zip" --docs models/demo/dev.txt
+    echo "== $track: quern compress models/demo --track $track --text models/demo/calibration.txt -o $out/$track.zip --docs models/demo/dev.txt"
+    "$quern" compress models/demo --track "$track" --text models/demo/calibration.txt -o "$out/$track.zip" \
+        --docs models/demo/dev.txt
 done
 echo
 echo "== a few words from the ternary artifact"
