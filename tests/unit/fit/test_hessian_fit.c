@@ -147,8 +147,7 @@ static void test_same_bytes_for_any_number_of_threads(void **state) {
     uint8_t *bands = random_bands(rows);
     const qn_hessian_fit_options options = qn_hessian_fit_defaults();
     for (int axis = QN_AXIS_ROWS; axis <= QN_AXIS_COLUMNS; axis++) {
-        const qn_band_shape shape =
-            three_bands(rows, cols, (qn_axis)axis, QN_CODE_TERNARY, 32, true, bands);
+        const qn_band_shape shape = three_bands(rows, cols, (qn_axis)axis, QN_CODE_TERNARY, 32, true, bands);
         qn_hessian_fit_report first_report, report;
         qn_banded first = fit_or_fail(w, h, &shape, &options, 1, &first_report, NULL);
         for (int n_threads = 2; n_threads <= 3; n_threads++) {
