@@ -2,10 +2,15 @@
 
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "base/banned.h"
 
-enum { ALIGNMENT = 64 };
+enum {
+    ALIGNMENT = 64,
+    LARGE_PAGE = 2 << 20,
+    LARGE_BLOCK = 4 << 20 /* from here on, rounding up to large pages costs little */
+};
 
 /* *bytes = max(1, n * size), or false when that is no size of an object. */
 static bool block_bytes(int64_t n, size_t size, size_t *bytes) {
@@ -22,8 +27,15 @@ void *qni_alloc_array(int64_t n, size_t size) {
 
 void *qni_alloc_aligned(int64_t n, size_t size) {
     size_t bytes;
-    if (!block_bytes(n, size, &bytes) || bytes > PTRDIFF_MAX - ALIGNMENT) return NULL;
-    return aligned_alloc(ALIGNMENT, (bytes + ALIGNMENT - 1) / ALIGNMENT * ALIGNMENT);
+    if (!block_bytes(n, size, &bytes) || bytes > PTRDIFF_MAX - LARGE_PAGE) return NULL;
+    const size_t alignment = bytes < LARGE_BLOCK ? ALIGNMENT : LARGE_PAGE;
+    bytes = (bytes + alignment - 1) / alignment * alignment;
+    void *block = aligned_alloc(alignment, bytes);
+#ifdef MADV_HUGEPAGE
+    /* Products walk columns of matrices, each row on another small page. Where the system has no large pages, nothing changes. */
+    if (block && alignment == LARGE_PAGE) (void)madvise(block, bytes, MADV_HUGEPAGE);
+#endif
+    return block;
 }
 
 qn_status qni_grow_array(void **array, int64_t n, size_t size, qn_error *err) {

@@ -11,7 +11,8 @@
 /* n * size zeroed bytes; NULL when the product overflows or memory is short. n == 0 gives a valid pointer. */
 void *qni_alloc_array(int64_t n, size_t size);
 
-/* As above, without zeroing and aligned to 64 bytes: for numeric buffers that are filled at once. */
+/* As above, without zeroing and aligned to 64 bytes: for numeric buffers that are filled at once. From 4 MiB on they are
+ * aligned to 2 MiB and take large pages. */
 void *qni_alloc_aligned(int64_t n, size_t size);
 
 /* Resizes *array from its present block to n * size bytes; *array is unchanged on failure. */

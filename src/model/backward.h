@@ -26,9 +26,8 @@ typedef struct qni_backward {
     const qn_gradient_observer *observer; /* borrowed, or NULL */
     float *decoded;                       /* owned; room for the largest matrix that is not dense f32 */
     qni_backward_work work;
-    qni_inside *insides; /* owned [n_insides], one block of numbers behind all */
+    qni_inside *insides; /* owned [n_insides]; their numbers are in the pass's memory, like those of work */
     int64_t n_insides;
-    float *block; /* owned */
 } qni_backward;
 
 /* Makes one inside of up to MAX_TOKENS tokens, and more, up to MOST, as far as they fit into KEEP_BYTES. */

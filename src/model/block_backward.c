@@ -52,17 +52,18 @@ static qn_status allocate(qni_backward *backward, int64_t max_tokens, int64_t ke
     const int64_t fitting = s.inside > 0 ? keep_bytes / (int64_t)sizeof(float) / s.inside : 0;
     const int64_t n = minimum(1 + (fitting > 0 ? fitting : 0), most > 1 ? most : 1);
     int64_t floats;
+    float *block;
     backward->insides = qni_alloc_array(n, sizeof *backward->insides);
     if (!backward->insides || !qni_multiply_i64(n, s.inside, &floats))
         return qni_fail_nomem(err, "activations of blocks");
-    QN_TRY(
-        QNI_ALLOC(backward->block, floats + s.gradients, "activations of blocks and their gradients", err));
+    QN_TRY(qni_memory_take(backward->pass->memory, QNI_MEMORY_INSIDES, floats + s.gradients,
+                           "activations of blocks and their gradients", &block, err));
     backward->n_insides = n;
-    backward->work.d_normed = backward->block;
-    backward->work.product = backward->block + s.stream;
+    backward->work.d_normed = block;
+    backward->work.product = block + s.stream;
     backward->work.mixer = backward->work.product + s.product;
     for (int64_t i = 0; i < n; i++)
-        carve_inside(&s, backward->block + s.gradients + i * s.inside, &backward->insides[i]);
+        carve_inside(&s, block + s.gradients + i * s.inside, &backward->insides[i]);
     return QN_OK;
 }
 
@@ -109,7 +110,6 @@ void qni_backward_release(qni_backward *backward) {
     qni_rope_table_release(&backward->unrotate);
     free(backward->decoded);
     free(backward->insides);
-    free(backward->block);
     *backward = (qni_backward){0};
 }
 

@@ -18,16 +18,19 @@ typedef struct gradient_job {
     qni_pass pass, teacher;
     qni_walk_plan plan;
     qni_backward backward;
-    float *streams; /* owned: the input of each block, the output of the last, the gradient; [L + 2][T, h] */
+    qn_gradient_memory *memory, own_memory;
+    float *
+        streams; /* in memory: the input of each block, the output of the last, the gradient; [L + 2][T, h] */
     int64_t stream_floats, n_steps;
 } gradient_job;
 
 static void release(gradient_job *job) {
     qni_backward_release(&job->backward);
+    if (job->pass.ops) qni_memory_take_back(job->memory, job->pass.ops);
     qni_pass_release(&job->pass);
     qni_pass_release(&job->teacher);
     qni_walk_plan_release(&job->plan);
-    free(job->streams);
+    qni_memory_release(&job->own_memory);
 }
 
 static qn_status check_gradients(const qn_model *model, const qn_gradients *gradients, qn_error *err) {
@@ -56,12 +59,14 @@ static qn_status prepare(gradient_job *job, const qn_model *model, const qn_sequ
     QN_TRY(qni_walk_plan_make(sequences, CHUNK_TOKENS, &job->plan, err));
     job->n_steps = job->plan.n_chunks * model->config->n_layers;
     QN_TRY(qni_pass_open(&job->pass, model, options->compute, ctx, err));
+    job->pass.memory = job->memory;
+    qni_memory_lend(job->memory, job->pass.ops);
     QN_TRY(qni_pass_cover(&job->pass, job->plan.longest_sequence, err));
     if (options->kl_weight != 0.0)
         QN_TRY(qni_pass_open(&job->teacher, options->teacher, options->compute, ctx, err));
     job->stream_floats = job->plan.n_tokens * model->config->hidden_size;
     if (!qni_multiply_i64(n_streams, job->stream_floats, &floats)) return qni_fail_nomem(err, "block inputs");
-    QN_TRY(QNI_ALLOC(job->streams, floats, "block inputs", err));
+    QN_TRY(qni_memory_take(job->memory, QNI_MEMORY_STREAMS, floats, "block inputs", &job->streams, err));
     return qni_embed(&job->pass, sequences->ids, job->plan.n_tokens, job->streams, err);
 }
 
@@ -158,6 +163,7 @@ qn_status qn_loss_gradient(const qn_model *model, const qn_sequences *sequences,
     qn_loss loss = {0};
     if (gradients) QN_TRY(check_gradients(model, gradients, err));
     if (options->kl_weight != 0.0) QN_TRY(check_teacher(model, options, err));
+    job.memory = gradients && gradients->memory ? gradients->memory : &job.own_memory;
     qn_status status = prepare(&job, model, sequences, options, ctx, gradients || options->observer, err);
     if (status == QN_OK) status = run(&job, sequences, targets, options, gradients, &loss, err);
     if (status == QN_OK) *out = loss;

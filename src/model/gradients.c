@@ -1,6 +1,7 @@
 #include "quern/model/gradient.h"
 
 #include "base/alloc.h"
+#include "model/memory.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -9,8 +10,12 @@
 
 qn_status qn_gradients_alloc(const qn_layout *layout, qn_gradients *out, qn_error *err) {
     qn_gradients gradients = {.per_entry = qni_alloc_array(layout->n, sizeof *gradients.per_entry),
-                              .n = layout->n};
-    if (!gradients.per_entry) return qni_fail_nomem(err, "gradients");
+                              .n = layout->n,
+                              .memory = qni_alloc_array(1, sizeof *gradients.memory)};
+    if (!gradients.per_entry || !gradients.memory) {
+        qn_gradients_release(&gradients);
+        return qni_fail_nomem(err, "gradients");
+    }
     for (int64_t i = 0; i < layout->n; i++) {
         const qn_layout_entry *entry = &layout->entries[i];
         int64_t n;
@@ -38,5 +43,7 @@ void qn_gradients_clear(qn_gradients *gradients, const qn_layout *layout) {
 void qn_gradients_release(qn_gradients *gradients) {
     for (int64_t i = 0; gradients->per_entry && i < gradients->n; i++) free(gradients->per_entry[i]);
     free(gradients->per_entry);
+    if (gradients->memory) qni_memory_release(gradients->memory);
+    free(gradients->memory);
     *gradients = (qn_gradients){0};
 }

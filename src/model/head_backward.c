@@ -16,7 +16,7 @@ typedef struct head_job {
     const float *x;
     int64_t *rows; /* owned [targets]; where they stand */
     int64_t n_targets, max_tokens;
-    float *buffers;                         /* owned block behind the rest */
+    /* In the pass's memory: */
     float *picked, *normed, *logits;        /* [max_tokens, h], [.., h], [.., V] */
     float *teacher_picked, *teacher_logits; /* [max_tokens, teacher's h], [.., V] */
     double *losses;                         /* owned [2, max_tokens] */
@@ -44,9 +44,8 @@ static qn_status allocate(head_job *job, qn_error *err) {
     int64_t n = qni_head_chunk_tokens(vocab);
     if (n > job->n_targets) n = job->n_targets;
     const int64_t per_token = 2 * config->hidden_size + vocab + (job->teacher ? teacher_h + vocab : 0);
-    QN_TRY(QNI_ALLOC(job->buffers, n * per_token, "logits", err));
+    QN_TRY(qni_memory_take(job->pass->memory, QNI_MEMORY_LOGITS, n * per_token, "logits", &job->picked, err));
     job->max_tokens = n;
-    job->picked = job->buffers;
     job->normed = job->picked + n * config->hidden_size;
     job->logits = job->normed + n * config->hidden_size;
     job->teacher_picked = job->teacher ? job->logits + n * vocab : NULL;
@@ -139,7 +138,6 @@ qn_status qni_head_loss(const qni_pass *pass, const qni_pass *teacher, const qni
     if (status == QN_OK && backward) memset(dx, 0, bytes);
     if (status == QN_OK && job.n_targets > 0) status = run(&job, targets, dx, &loss, err);
     free(job.rows);
-    free(job.buffers);
     free(job.losses);
     free(job.targets);
     if (status == QN_OK) *out = loss;

@@ -3,6 +3,7 @@
 #define QUERN_SRC_MODEL_PASS_H
 
 #include "model/binding.h"
+#include "model/memory.h"
 #include "quern/model/walk.h"
 
 typedef struct qni_pass {
@@ -15,6 +16,7 @@ typedef struct qni_pass {
     qni_rope_table rope;              /* owned */
     const qn_walk_observer *observer; /* or NULL */
     qn_walk_stats *stats;             /* or NULL */
+    qn_gradient_memory *memory;       /* of the walk backwards only; borrowed */
 } qni_pass;
 
 QN_NODISCARD qn_status qni_pass_open(qni_pass *out, const qn_model *model, qn_compute compute,

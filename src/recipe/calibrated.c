@@ -215,15 +215,16 @@ static int64_t matrix_bytes(const qni_calibrated *c) {
 
 qn_status qni_calibrated_plan(qni_calibrated *c, const qn_artifact_plan *plan, int64_t budget_bytes,
                               int64_t max_q4_weights, int64_t *minimum_bytes, qn_error *err) {
-    qni_plan_limits limits = {.max_bytes = budget_bytes, .max_q4_weights = max_q4_weights};
+    qni_plan_limits limits = {.max_bytes = INT64_MAX, .max_q4_weights = max_q4_weights};
     int64_t need = 0, least = 0;
     c->choices = qni_alloc_array(c->layout->n, sizeof *c->choices);
     c->shapes = qni_alloc_array(c->layout->n, sizeof *c->shapes);
     if (!c->choices || !c->shapes) return qni_fail_nomem(err, "a plan");
-    /* What stands around the matrices depends a little on their shapes. */
+    /* What stands around the matrices depends a little on their shapes; the first plan, of all the bytes one could want, tells about how
+     * much it is. */
     for (int round = 0; round < MAX_PLANS; round++) {
         const qn_status status = plan_matrices(c, &limits, &least, err);
-        *minimum_bytes = need - (round ? matrix_bytes(c) : 0) + least;
+        if (status == QN_E_BUDGET) *minimum_bytes = need - matrix_bytes(c) + least;
         QN_TRY(status);
         QN_TRY(qn_artifact_plan_need(plan, c->shapes, &need, err));
         *minimum_bytes = need - matrix_bytes(c) + least;

@@ -3,7 +3,7 @@
  * Forward keeps the input of each block only ([T, h] per layer); backward recomputes a block's inside, a group of whole
  * sequences at a time. Memory: (L + 2)*T*h*4 bytes, one block's activations, and the gradients. With keep_bytes the
  * insides of the last blocks are kept instead, as many as fit, which saves up to a quarter of the time and changes no
- * number. The head's loss and its gradient are computed for a fixed number of tokens at a time, so T x V logits never
+ * number. Work space belongs to the gradients and is kept for the next call. The head's loss and its gradient are computed for a fixed number of tokens at a time, so T x V logits never
  * exist at once.
  *
  *   loss = ce_weight * sum_t -log p(target_t)  +  kl_weight * sum_t KL(teacher_t || student_t)       in nats, summed in double
@@ -25,6 +25,7 @@ extern "C" {
 typedef struct qn_gradients {
     float **per_entry; /* [n] owned */
     int64_t n;
+    struct qn_gradient_memory *memory; /* owned; work space that qn_loss_gradient keeps from call to call */
 } qn_gradients;
 
 /* A guest of the walk backwards. Called on the calling thread; a status other than QN_OK stops the walk and is returned. */

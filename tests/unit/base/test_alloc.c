@@ -17,6 +17,15 @@ static void test_arrays_are_zeroed_and_aligned(void **state) {
     free(aligned);
 }
 
+static void test_large_arrays_begin_a_large_page(void **state) {
+    (void)state;
+    uint8_t *large = qni_alloc_aligned((INT64_C(5) << 20) + 1, 1);
+    assert_non_null(large);
+    assert_int_equal((uintptr_t)large % (2 << 20), 0);
+    large[0] = large[5 << 20] = 1;
+    free(large);
+}
+
 static void test_empty_arrays_are_valid(void **state) {
     (void)state;
     void *a = qni_alloc_array(0, 8), *b = qni_alloc_aligned(0, 8);
@@ -75,6 +84,7 @@ static void test_alloc_macro_names_what_failed(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_arrays_are_zeroed_and_aligned),
+        cmocka_unit_test(test_large_arrays_begin_a_large_page),
         cmocka_unit_test(test_empty_arrays_are_valid),
         cmocka_unit_test(test_impossible_sizes_are_refused),
         cmocka_unit_test(test_grow_keeps_the_content_and_survives_failure),

@@ -257,6 +257,30 @@ static qn_gradients gradients_of(const fixture *f, const qn_sequences *sequences
     return g;
 }
 
+/* A long call, then a short one in the same work space, as a fresh one. */
+static void test_kept_work_space_changes_no_byte(void **state) {
+    fixture f = make_fixture((tiny_options){.tied = true}, 0);
+    batch b;
+    qn_loss fresh_loss, loss;
+    const int64_t starts[] = {0, 5};
+    const qn_loss_options options = {.ce_weight = 1.0, .scale = 1.0, .keep_bytes = INT64_MAX};
+    (void)state;
+    make_batch(&b);
+    const qn_sequences short_one = {.ids = b.ids, .starts = starts, .n = 1};
+    qn_gradients fresh = gradients_of(&f, &short_one, b.targets, QN_COMPUTE_F32, 1.0, &fresh_loss);
+    qn_gradients g = gradients_of(&f, &b.sequences, b.targets, QN_COMPUTE_BF16, 1.0, &loss);
+    for (int i = 0; i < 3; i++) {
+        const qn_sequences *sequences = i == 1 ? &b.sequences : &short_one;
+        qn_gradients_clear(&g, f.m.layout);
+        assert_ok(qn_loss_gradient(f.m.model, sequences, b.targets, &options, NULL, &g, &loss, err));
+    }
+    assert_same_gradients(f.m.layout, &fresh, &g);
+    assert_true(loss.ce_nats == fresh_loss.ce_nats);
+    qn_gradients_release(&fresh);
+    qn_gradients_release(&g);
+    release(&f);
+}
+
 static void test_bf16_is_close_and_rounded(void **state) {
     fixture f = make_fixture((tiny_options){.attention_bias = true}, 0);
     batch b;
@@ -419,6 +443,7 @@ int main(void) {
         cmocka_unit_test(test_sliding_window),
         cmocka_unit_test(test_divergence_from_a_teacher),
         cmocka_unit_test(test_threads_and_memory_change_no_byte),
+        cmocka_unit_test(test_kept_work_space_changes_no_byte),
         cmocka_unit_test(test_bf16_is_close_and_rounded),
         cmocka_unit_test(test_sequences_add_up_and_scale),
         cmocka_unit_test(test_loss_alone_and_the_heads_sum),
