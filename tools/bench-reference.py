@@ -2,6 +2,7 @@
 """What `quern bench` is compared with: the same work done by tokenizers, transformers and sha256sum, as JSON rows.
 
     bench-reference.py SUITE --model DIR --docs FILE.txt [--threads N] [--repeats N]
+    bench-reference.py train --shape NAME --compute f32|bf16 [--compile] [--threads N] [--repeats N]
 
 SUITE is tokenizer, score or pack. Needs requirements-test.txt (pack: nothing). Rows have the fields of `quern bench
 --json` and carry the digest or the loss that shows both sides did the same work.
@@ -138,16 +139,61 @@ def pack(args):
     return rows
 
 
+# hidden, layers, heads, key heads, head size, intermediate, vocabulary, batch, context: as src/cli/bench_train.c
+SHAPES = {"demo": ("demo", 256, 4, 4, 2, 64, 384, 2048, 8, 512),
+          "1024": ("hidden 1024", 1024, 4, 16, 8, 64, 3072, 4096, 2, 512),
+          "2048": ("hidden 2048", 2048, 2, 16, 8, 128, 6144, 4096, 2, 512)}
+
+
+def train(args):
+    """Steps of a Qwen3 of transformers: loss, backward, clip and the fused AdamW, all weights in f32. With bf16, torch's
+    autocast runs the products in bf16."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    name, hidden, layers, heads, kv_heads, head_dim, wide, vocab, batch, context = SHAPES[args.shape]
+    config = transformers.Qwen3Config(
+        vocab_size=vocab, hidden_size=hidden, intermediate_size=wide, num_hidden_layers=layers, num_attention_heads=heads,
+        num_key_value_heads=kv_heads, head_dim=head_dim, tie_word_embeddings=True, eos_token_id=None, bos_token_id=None)
+    model = transformers.Qwen3ForCausalLM(config).float().train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    ids = torch.randint(0, vocab, (batch, context))
+
+    def loss_of(ids):
+        logits = model(input_ids=ids, use_cache=False).logits
+        return torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
+
+    loss = torch.compile(loss_of) if args.compile else loss_of
+
+    def step():
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.compute == "bf16"):
+            value = loss(ids)
+        optimizer.zero_grad()
+        value.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+
+    step()  # compiles; neither its time nor its memory counts
+    row = measure("train", f"{name}, {args.compute}", "tokens/s", batch * context, args.repeats, step)
+    row["by"] = f"torch {torch.__version__.split('+')[0]}, {'compiled' if args.compile else 'eager'}"
+    return [row]
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    suites = {"tokenizer": tokenizer, "score": score, "pack": pack}
+    suites = {"tokenizer": tokenizer, "score": score, "pack": pack, "train": train}
     parser.add_argument("suite", choices=suites)
     parser.add_argument("--model")
     parser.add_argument("--docs")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--shape", choices=SHAPES, default="demo")
+    parser.add_argument("--compute", choices=("f32", "bf16"), default="f32")
+    parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
-    if args.suite != "pack" and not (args.model and args.docs):
+    if args.suite not in ("pack", "train") and not (args.model and args.docs):
         parser.error(f"suite {args.suite} needs --model and --docs")
     json.dump({"threads": args.threads, "repeats": args.repeats, "rows": suites[args.suite](args)}, sys.stdout)
     print()

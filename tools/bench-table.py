@@ -1,5 +1,7 @@
 #!/usr/bin/env python3
-"""Joins the rounds of tools/bench.sh into one Markdown table of ratios: bench-table.py QUERN.jsonl REFERENCE.jsonl.
+"""Joins the rounds of tools/bench.sh or tools/bench-train.sh into one Markdown table of ratios:
+
+    bench-table.py QUERN.jsonl REFERENCE.jsonl
 
 Of each case the best round of either side counts. Fails when the two sides did not do the same work.
 """
@@ -10,11 +12,12 @@ import sys
 
 
 def best_rows(path):
-    """Case -> its best row over all lines of the file, and its best rate per core."""
+    """Case and who did it -> its best row over all lines of the file, and its best rate per core."""
     best = {}
     for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
         for row in json.loads(line)["rows"]:
-            key = row["suite"], row["case"]
+            # scoring: its better way of two counts
+            key = row["suite"], row["case"], row.get("by", "") if row["suite"] == "train" else ""
             if row.get("cores", 0) <= 0:
                 continue  # a measured limit, no case
             old = best.get(key, row | {"per_core": 0.0})
@@ -32,8 +35,7 @@ def check_same_work(key, quern, reference):
         sys.exit(f"bench-table: {' '.join(key)}: quern and {reference['by']} did not do the same work")
 
 
-def main():
-    quern, reference = best_rows(sys.argv[1]), best_rows(sys.argv[2])
+def print_stages(quern, reference):
     print("| stage | against | Quern | reference | ratio | ratio per core | Quern peak MB | reference peak MB |")
     print("|---|---|---:|---:|---:|---:|---:|---:|")
     for key, ours in quern.items():
@@ -45,6 +47,28 @@ def main():
               f"{theirs['best']:.4g} {ours['unit']} | **{ours['best'] / theirs['best']:.2f}** | "
               f"{ours['per_core'] / theirs['per_core']:.2f} | {ours['peak_rss_bytes'] / 1e6:.0f} | "
               f"{theirs['peak_rss_bytes'] / 1e6:.0f} |".replace("| 0 |", "| |"))
+
+
+def print_training(quern, reference):
+    """Rates by processor time, and the share of the multiply-adds that the machine could do in it."""
+    print("| shape | against | Quern tokens/s | reference | ratio | Quern share | reference share | Quern peak MB | "
+          "reference peak MB |")
+    print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
+    for (suite, case, _), ours in quern.items():
+        for key, theirs in reference.items():
+            if key[:2] != (suite, case):
+                continue
+            check_same_work(key, ours, theirs)
+            a, b = ours["per_core"], theirs["per_core"]
+            print(f"| {case} | {theirs['by']} | {a:.4g} | {b:.4g} | **{a / b:.2f}** | {100 * a / ours['limit']:.0f} % | "
+                  f"{100 * b / ours['limit']:.0f} % | {ours['peak_rss_bytes'] / 1e6:.0f} | "
+                  f"{theirs['peak_rss_bytes'] / 1e6:.0f} |")
+
+
+def main():
+    quern, reference = best_rows(sys.argv[1]), best_rows(sys.argv[2])
+    is_training = all(key[0] == "train" for key in quern)
+    (print_training if is_training else print_stages)(quern, reference)
 
 
 if __name__ == "__main__":

@@ -3,8 +3,8 @@
  * Forward keeps the input of each block only ([T, h] per layer); backward recomputes a block's inside, a group of whole
  * sequences at a time. Memory: (L + 2)*T*h*4 bytes, one block's activations, and the gradients. With keep_bytes the
  * insides of the last blocks are kept instead, as many as fit, which saves up to a quarter of the time and changes no
- * number. Work space belongs to the gradients and is kept for the next call. The head's loss and its gradient are computed for a fixed number of tokens at a time, so T x V logits never
- * exist at once.
+ * number. The head's loss and its gradient are computed for a fixed number of tokens at a time, so T x V logits never
+ * exist at once. Work space belongs to the gradients and is kept for the next call.
  *
  *   loss = ce_weight * sum_t -log p(target_t)  +  kl_weight * sum_t KL(teacher_t || student_t)       in nats, summed in double
  *   gradients += scale * d loss / d parameter
