@@ -245,7 +245,7 @@ static void test_a_loss_that_diverges_stops_the_run(void **state) {
     t.options.schedule.peak = 1e30;
     t.options.save_every = 0;
     assert_error(qn_train(&t.options, NULL, &result, err), QN_E_VALUE,
-                 "step 2: |the state after step 0 is kept in|out/state");
+                 "step 2: |gradient of 'model.|the state after step 0 is kept in|out/state");
     char *kept = path_in(t.out, "state/step-00000000/model.safetensors"),
          *model = path_in(t.out, "model.safetensors");
     assert_int_equal(access(kept, R_OK), 0);
