@@ -1,8 +1,10 @@
 #include "console.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <signal.h>
 #include <stdarg.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,17 +16,39 @@ static const double k_first_line_s = 1.0; /* a quick stage shows nothing */
 static const double k_redraw_s = 0.2;
 static const double k_plain_line_s = 10.0; /* where stderr is no terminal */
 
-static volatile sig_atomic_t interrupted;
+static atomic_bool interrupted;
 
-static void on_interrupt(int signal_number) {
-    (void)signal_number;
-    if (interrupted) _exit(130); /* the second Ctrl-C does not wait */
-    interrupted = 1;
+/* Ctrl-C and SIGTERM are waited for by a thread of their own. No handler may run on a thread that computes: the generated
+ * matrix products of oneDNN 2.6 keep data below the stack's red zone, where the kernel puts a handler's frame. */
+static void *wait_for_signals(void *user) {
+    sigset_t *signals = user;
+    int signal_number;
+    while (sigwait(signals, &signal_number) == 0) {
+        if (atomic_load(&interrupted)) _exit(130); /* the second Ctrl-C does not wait */
+        atomic_store(&interrupted, true);
+    }
+    return NULL;
+}
+
+/* Before any other thread begins: they inherit the blocked signals. */
+static void watch_signals(void) {
+    static sigset_t signals;
+    pthread_t thread;
+    sigemptyset(&signals);
+    sigaddset(&signals, SIGINT);
+    sigaddset(&signals, SIGTERM);
+    if (pthread_sigmask(SIG_BLOCK, &signals, NULL) != 0) return;
+    if (pthread_create(&thread, NULL, wait_for_signals, &signals) != 0) {
+        /* Then the signals end the program at once, as they do by default. */
+        (void)pthread_sigmask(SIG_UNBLOCK, &signals, NULL);
+        return;
+    }
+    (void)pthread_detach(thread);
 }
 
 static bool is_interrupted(void *user) {
     (void)user;
-    return interrupted != 0;
+    return atomic_load(&interrupted);
 }
 
 double cli_seconds(void) {
@@ -88,9 +112,7 @@ qn_context cli_context(const cli_args *args, cli_console *console) {
     bool terminal = isatty(STDERR_FILENO) != 0;
     *console = (cli_console){
         .args = args, .live = terminal, .silent = cli_flag(args, "quiet") || strcmp(when, "never") == 0};
-    const struct sigaction action = {.sa_handler = on_interrupt};
-    (void)sigaction(SIGINT, &action, NULL);
-    (void)sigaction(SIGTERM, &action, NULL);
+    watch_signals();
     return (qn_context){.n_threads = (int)cli_integer(args, "threads", 0),
                         .on_progress = console->silent ? NULL : on_progress,
                         .on_log = on_log,
