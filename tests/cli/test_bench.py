@@ -21,9 +21,9 @@ class Bench(support.CliTest):
     def test_refusals(self):
         self.assert_refused("bench", "train", "--quiet", "--shape", "tiny", code=2, words=["--shape tiny", "demo"])
         self.assert_refused("bench", "train", "--quiet", "--compute", "f16", code=2, words=["--compute", "f16"])
-        self.assert_refused("bench", "nothing", code=2, words=["no suite 'nothing'", "train"])
-        self.assert_refused("bench", "score", code=2, words="needs --model")
-        self.assert_refused("bench", "pack", "--csv", "--json", code=2, words="exclude each other")
+        self.assert_refused("bench", "nothing", code=2, lines=2, words=["no suite 'nothing'", "train"])
+        self.assert_refused("bench", "score", code=2, lines=2, words="needs --model")
+        self.assert_refused("bench", "pack", "--csv", "--json", code=2, lines=2, words="exclude each other")
 
 
 if __name__ == "__main__":
