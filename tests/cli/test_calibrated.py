@@ -1,0 +1,253 @@
+"""quern compress with calibration text: exact sizes, one SHA-256 whatever happens to the run, leaks, and refusals."""
+
+import os
+import random
+import subprocess
+import time
+
+import support
+
+RECIPE = """name: small
+calibrate: {tokens: 1024, context: 64, fisher_tokens: 256}
+quantize: {sweeps: 2, group_size: 16}
+"""
+STRICT = {"budget_bits": 16, "two_planes": False, "log6_scales": False, "column_bands": False, "rotation": False}
+BUDGET = 24000  # of the model below: some 2 KB more than its smallest file
+
+
+def text(seed, n_documents=12, n_words=60):
+    """Documents of random words: those of two seeds share no 13 letters but by an odd chance."""
+    letters = random.Random(seed)
+    return "<|endoftext|>\n".join(
+        " ".join("".join(letters.choices("abcdefghijklmnopqrstuvwxyz", k=letters.randint(3, 12)))
+                 for _ in range(n_words)) + "\n" for _ in range(n_documents))
+
+
+class CalibratedTest(support.CliTest):
+    """A tiny model, its calibration text and a small recipe."""
+
+    def setUp(self):
+        super().setUp()
+        self.model = self.tiny(hidden=32, intermediate=48)
+        self.text = self.write("text.txt", text(1))
+        self.recipe = self.write("small.yaml", RECIPE)
+
+    def arguments(self, name, *options, track="ternary"):
+        """Of a run that makes NAME; OPTIONS may say --text and --recipe otherwise."""
+        defaults = (("--text", self.text), ("--recipe", self.recipe))
+        return ("compress", self.model, "--track", track, "-o", self.root / name, *support.GENEROUS, "--tokenizer",
+                "byte", *options, *(x for pair in defaults if pair[0] not in options for x in pair))
+
+    def run_small(self, name, *options, **more):
+        return self.quern_json(*self.arguments(name, *options, **more))
+
+    def digest(self, name, *options, **more):
+        report = self.run_small(name, "--bytes", BUDGET, *options, **more)
+        self.assertEqual(report["sha256"], support.sha256(self.root / name))
+        return report["sha256"]
+
+
+class Sizes(CalibratedTest):
+
+    def test_the_file_has_the_size_that_was_asked_for(self):
+        docs = self.write("docs.txt", text(2, 2))
+        for track in support.TRACKS:
+            for budget in (BUDGET, BUDGET + 1777):
+                name = f"{track}{budget}.zip"
+                report = self.run_small(name, "--bytes", budget, "--docs", docs, track=track)
+                self.assertEqual(report["bytes"], budget)
+                self.assertEqual((self.root / name).stat().st_size, budget)
+                self.assertEqual(sum(report["roles"].values()), budget)
+                self.assertEqual(report["gates"], dict.fromkeys(report["gates"], True))
+                self.assertLessEqual(report["rescue_fraction"], 0.1)
+                self.assertLess(report["nats_lost"], 1)
+                plan = self.run_small(name, "--bytes", budget, "--docs", docs, "--dry-run", track=track)
+                self.assertEqual((plan["bytes"], plan["minimum_bytes"]), (budget, report["minimum_bytes"]))
+                profile = self.write_json("profile.json", {"budget_bits": 16})
+                self.quern("verify", self.root / name, "--track", track, "--profile", profile)
+
+    def test_more_bytes_lose_less(self):
+        """The plan's rows add up, and the bytes go where they are predicted to gain."""
+        last = None
+        for budget in (BUDGET, BUDGET + 3000):
+            report = self.run_small(f"{budget}.zip", "--bytes", budget)
+            rows = report["plan"]
+            self.assertEqual(len(rows), 15)
+            loss = sum(row["predicted_loss"] for row in rows)
+            self.assertTrue(all(0 < row["relative_error"] < 0.5 for row in rows), rows)
+            self.assertLess(sum(row["bytes"] for row in rows), budget)
+            if last is not None:
+                self.assertLess(loss, last)
+            last = loss
+
+    def test_folders(self):
+        budget = 2 * BUDGET  # texts are not deflated
+        report = self.run_small("out", "--bytes", budget)
+        self.assertEqual(sum(p.stat().st_size for p in (self.root / "out").rglob("*")), budget)
+        self.assertEqual(report["bytes"], budget)
+
+    def test_minimum(self):
+        """A budget that is too small says what is enough, however far below it lies; and it is enough."""
+        for track in support.TRACKS:
+            least = self.run_small("a.zip", "--dry-run", track=track)["minimum_bytes"]
+            for budget in (1, 1000, least // 2, least - 600):
+                error = self.assert_refused(*self.arguments("a.zip", "--bytes", budget, track=track),
+                                            words=[f"budget of {budget} bytes cannot be met", "one log6 scale per 16",
+                                                   "larger group_size"]).err
+                told = int(error.split("--bytes ")[1].split()[0])
+                self.assertIn(f"at least {told} bytes", error)
+                self.assertLessEqual(abs(told - least), 500)  # bands have names: a few bytes each
+            report = self.run_small(f"{track}.zip", "--bytes", told, track=track)
+            self.assertEqual((self.root / f"{track}.zip").stat().st_size, report["bytes"])
+            self.assertLessEqual(report["bytes"], told)
+
+    def test_dry_run_writes_nothing(self):
+        before = self.files()
+        self.run_small("a.zip", "--dry-run", "--work", self.root / "work")
+        self.assertEqual(self.files(), before)
+
+
+class SameBytes(CalibratedTest):
+
+    def test_threads(self):
+        for track in support.TRACKS:
+            first, *others = (self.digest(f"{track}{n}.zip", "--threads", n, track=track) for n in (1, 2, 3))
+            self.assertEqual(others, [first, first])
+
+    def test_work_folder_changes_nothing(self):
+        first = self.digest("a.zip")
+        self.assertEqual(self.digest("b.zip", "--work", self.root / "work"), first)
+        self.assertEqual(self.digest("c.zip", "--work", self.root / "work", "--resume", "--threads", 3), first)
+        self.assertEqual(self.digest("d.zip", "--work", self.root / "new", "--resume"), first)
+        for n, path in enumerate(sorted((self.root / "work").iterdir())):
+            if n % 3 == 1:
+                path.unlink()
+        self.assertEqual(self.digest("e.zip", "--work", self.root / "work", "--resume"), first)
+        self.assertNotEqual(self.digest("f.zip", "--seed", 1), first)
+
+    def killed(self, name, work, is_time):
+        """Starts or resumes a run and kills it when IS_TIME, a function, says so. Whether it was still running."""
+        command = self.arguments(name, "--bytes", BUDGET, "--work", work, "--resume", "--quiet")
+        child = subprocess.Popen([os.environ["QUERN_BIN"], *map(str, command)], stdout=subprocess.DEVNULL)
+        while child.poll() is None and not is_time():
+            time.sleep(0.001)
+        child.kill()
+        return child.wait() != 0
+
+    def random_moment(self, draw, work, seconds):
+        """Some time of the run, or when the work folder holds some number of matrices."""
+        if draw.random() < 0.5:
+            end = time.monotonic() + draw.uniform(0, seconds)
+            return lambda: time.monotonic() >= end
+        n_files = draw.randint(0, 14)
+        return lambda: work.exists() and len(list(work.glob("matrix-*"))) >= n_files
+
+    def test_killed_at_any_moment(self):
+        """Killed once or twice, then taken up again."""
+        seed = int.from_bytes(os.urandom(4), "little")
+        draw = random.Random(seed)
+        began = time.monotonic()
+        first = self.digest("a.zip")
+        seconds, n_killed = time.monotonic() - began, 0
+        for i in range(8):
+            work, name = self.root / f"work{i}", f"killed{i}.zip"
+            for _ in range(draw.randint(1, 2)):
+                n_killed += self.killed(name, work, self.random_moment(draw, work, seconds))
+            with self.subTest(seed=seed, draw=i):
+                self.assertEqual(self.digest(name, "--work", work, "--resume", "--threads", draw.randint(1, 3)), first)
+        self.assertGreater(n_killed, 0, f"seed {seed}")
+
+    def test_reference_kernels_say_so(self):
+        """Another processor's sums may choose other codes: its work folder is another run."""
+        work = ("--work", self.root / "work")
+        self.digest("a.zip", *work)
+        self.assert_refused(*self.arguments("b.zip", "--bytes", BUDGET, *work, "--resume"), env={"QN_ISA": "ref"},
+                            code=2, words=["work", "another run", "processor"])
+
+
+class Refusals(CalibratedTest):
+
+    def test_work_folder_in_use(self):
+        work = ("--work", self.root / "work")
+        self.digest("a.zip", *work)
+        common = ("--bytes", BUDGET, *work)
+        self.assert_refused(*self.arguments("b.zip", *common), code=2, words=["holds a run already", "--resume"])
+        other_text = self.write("other.txt", text(3))
+        other_recipe = self.write("other.yaml", RECIPE.replace("sweeps: 2", "sweeps: 3"))
+        for options in (("--text", other_text), ("--recipe", other_recipe), ("--seed", 5)):
+            self.assert_refused(*self.arguments("b.zip", *common, "--resume", *options), code=2,
+                                words=["matrix-00000", "another run", "--work"])
+        self.assert_refused(*self.arguments("b.zip", "--bytes", BUDGET + 1, *work, "--resume"), code=2,
+                            words="another run")
+        self.model = self.tiny("model2", seed=2, hidden=32, intermediate=48)
+        self.assert_refused(*self.arguments("b.zip", *common, "--resume"), code=2, words="another run")
+        self.assert_refused(*self.arguments("b.zip", "--resume"), code=2, words=["--resume", "--work"])
+
+    def test_damaged_work_folder(self):
+        work = ("--work", self.root / "work")
+        first = self.digest("a.zip", *work)
+        path = sorted((self.root / "work").iterdir())[3]
+        whole = path.read_bytes()
+        for data in (b"", whole[:-1], whole + b"x", b"\xff" * len(whole)):
+            path.write_bytes(data)
+            self.assert_refused(*self.arguments("b.zip", "--bytes", BUDGET, *work, "--resume"), words=path.name)
+        path.unlink()
+        self.assertEqual(self.digest("b.zip", *work, "--resume"), first)
+
+    def test_leak(self):
+        common = ("--bytes", BUDGET)
+        self.assert_refused(*self.arguments("a.zip", *common, "--docs", self.text),
+                            words=["100.00 % of the 13-grams", "--allow-leak"])
+        result = self.quern(*self.arguments("a.zip", *common, "--docs", self.text, "--allow-leak", "--json"))
+        self.assertIn("warning: 100.00 %", result.err)
+        other = self.write("docs.txt", text(2, 3))
+        result = self.quern(*self.arguments("b.zip", *common, "--docs", other, "--json"))
+        self.assertEqual(result.err, "")
+        # The documents decide about nothing but the report.
+        self.assertEqual(support.sha256(self.root / "a.zip"), support.sha256(self.root / "b.zip"))
+
+    def test_without_text(self):
+        common = ("compress", self.model, "--track", "ternary", "-o", self.root / "a.zip", *support.GENEROUS)
+        for recipe in (self.recipe, "ternary", "strict"):
+            self.assert_refused(*common, "--recipe", recipe, code=2, words=["calibrates", "--text FILE",
+                                                                            "--recipe fast"])
+        self.assert_refused(*common, "--recipe", "binary", "--text", self.text, code=2,
+                            words=["'binary'", "fast, ternary, strict"])
+        self.assertEqual(self.quern_json(*common)["recipe"], "fast")
+
+    def test_bad_text(self):
+        for data in ("", "too short\n"):
+            self.write("text.txt", data)
+            self.assert_refused(*self.arguments("a.zip", "--bytes", BUDGET), words="text.txt")
+        self.assert_refused(*self.arguments("a.zip", "--text", self.root / "none.txt"), words="none.txt")
+
+
+class Profiles(CalibratedTest):
+
+    def verify(self, name, **options):
+        profile = self.write_json("strict.json", STRICT)
+        return self.quern("verify", self.root / name, "--track", "ternary", "--profile", profile, **options)
+
+    def test_strict_passes_where_the_default_is_rejected(self):
+        recipe = self.write("strict.yaml", RECIPE.replace("{sweeps", "{lines: rows, planes: 1, scales: f16, sweeps"))
+        report = self.run_small("a.zip", "--bytes", BUDGET, "--recipe", recipe, "--profile", "strict")
+        self.assertEqual(report["roles"]["residual"], 0)
+        self.assertGreater(report["rescue_fraction"], 0)
+        self.verify("a.zip")
+        self.digest("b.zip")
+        result = self.verify("b.zip", code=1)
+        self.assertTrue(result.err.startswith("validator_rejection=manifest "), result)
+        self.assertIn("reason=forbidden", result.err)
+        self.assert_refused(*self.arguments("c.zip", "--bytes", BUDGET, "--profile", "strict"),
+                            words="ternary-strict forbids")
+
+    def test_the_built_in_one(self):
+        result = self.quern(*self.arguments("a.zip", "--bytes", BUDGET, "--recipe", "strict", "--profile", "strict",
+                                            "--json"))
+        self.assertEqual(result.json["recipe"], "strict")
+        self.assertIn("fewer than the 65536 wanted", result.err)
+        self.verify("a.zip")
+
+
+if __name__ == "__main__":
+    support.main()
