@@ -93,6 +93,7 @@ void qn_codec_decode_row(qn_codec codec, const uint8_t *codes, const uint16_t *s
 
 QNI_CLONES
 static void scatter(const float *values, const int32_t *columns, int64_t n, float *row) {
+    /* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign): decode_stretch has written all n */
     for (int64_t i = 0; i < n; i++) row[columns[i]] = values[i];
 }
 
@@ -118,6 +119,7 @@ static void decode_columns(const qn_encoded *e, int band, const int32_t *columns
             s.n = chunk(row0 + n_rows - s.first);
             decode_stretch(&e->bands[band], &s, values);
             for (int64_t i = s.first < row0; i < s.n; i++)
+                /* NOLINTNEXTLINE(clang-analyzer-core.uninitialized.Assign): decode_stretch has written all s.n */
                 out[(s.first + i - row0) * e->cols + columns[line]] = values[i];
         }
     }

@@ -53,10 +53,11 @@ void qn_scales_unpack(qn_scale_code scale, const uint8_t *scales, int64_t n, uin
 bool qn_log6_table(float base, float ratio, float out[QN_LOG6_VALUES]) {
     if (!isfinite(base) || !isfinite(ratio) || !(base > 0) || !(ratio >= 1)) return false;
     double t = (double)base;
-    for (int k = 0; k < QN_LOG6_VALUES; k++, t *= (double)ratio) {
+    for (int k = 0; k < QN_LOG6_VALUES; k++) {
         if (t > QN_F16_MAX) return false;
         out[k] = qn_f16_to_f32(qn_f32_to_f16((float)t));
         if (!(out[k] > 0)) return false;
+        t *= (double)ratio;
     }
     return true;
 }

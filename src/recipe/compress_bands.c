@@ -80,17 +80,20 @@ static qn_status plan(qni_job *job, qn_error *err) {
 
 /* Everything that decides the bytes of a matrix. */
 static qn_status make_key(const qni_job *job, const bands *b, char key[QN_SHA256_HEX], qn_error *err) {
-    char weights[QN_SHA256_HEX], text[768];
+    char weights[QN_SHA256_HEX], ids[QN_SHA256_HEX], text[768];
+    const qn_calibration_text *calibration = &b->calibrated.text;
     qn_isa isa;
     QN_TRY(qn_isa_select(&isa, err));
     QN_TRY(qn_checkpoint_sha256(job->source, job->ctx, weights, err));
-    const int n =
-        snprintf(text, sizeof text,
-                 "quern bands 1\nweights %s\nrecipe %s\ntrack %s\ntext %s\nbytes %lld\nrescued "
-                 "%lld\nseed %llu\nisa %s\n",
-                 weights, job->options->recipe->sha256, qn_track_name(job->options->profile->track),
-                 b->calibrated.text.sha256, (long long)job->result.bytes, (long long)job->max_rescued_weights,
-                 (unsigned long long)job->options->seed, qn_isa_name(isa));
+    QN_TRY(qn_sha256_of_memory(calibration->ids,
+                               (size_t)(calibration->n * calibration->context) * sizeof *calibration->ids,
+                               ids, err));
+    const int n = snprintf(text, sizeof text,
+                           "quern bands 1\nweights %s\nrecipe %s\ntrack %s\ntokens %s\nbytes %lld\nrescued "
+                           "%lld\nseed %llu\nisa %s\n",
+                           weights, job->options->recipe->sha256, qn_track_name(job->options->profile->track),
+                           ids, (long long)job->result.bytes, (long long)job->max_rescued_weights,
+                           (unsigned long long)job->options->seed, qn_isa_name(isa));
     return qn_sha256_of_memory(text, (size_t)n, key, err);
 }
 

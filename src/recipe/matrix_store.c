@@ -46,11 +46,11 @@ static qn_status take(const qn_safetensors *file, const char *path, const char *
     const char *saved = qn_safetensors_metadata(file, k_key), *spec = qn_safetensors_metadata(file, k_spec);
     size_t index;
     if (!saved || strcmp(saved, key) != 0)
-        return qn_fail(
-            err, QN_E_ARGUMENT,
-            "%s belongs to another run (other weights, recipe, text, budget or processor): expected "
-            "run %s, found %s; give another --work folder",
-            path, key, saved ? saved : "none");
+        return qn_fail(err, QN_E_ARGUMENT,
+                       "%s belongs to another run (other weights, recipe, text, tokenizer, budget, seed or "
+                       "processor): expected "
+                       "run %s, found %s; give another --work folder",
+                       path, key, saved ? saved : "none");
     qn_packed_spec_format(shape, expected);
     const bool found = qn_safetensors_find(file, name, &index);
     const qn_view *view = found ? qn_safetensors_view(file, index) : NULL;

@@ -64,7 +64,7 @@ static void fill_plane(const qn_encoded *e, int b, const qn_plane_arrays *out) {
         qn_codec_pack_row(codec, q, cols, out->codes + r * row_bytes);
     }
     for (int64_t i = 0; i < n_scales; i++)
-        scales[i] = codec.scale == QN_SCALE_LOG6 ? (uint16_t)(i % 64) : qn_f32_to_f16(0.25f + (float)i);
+        scales[i] = (uint16_t)(codec.scale == QN_SCALE_LOG6 ? i % 64 : qn_f32_to_f16(0.25f + (float)i));
     qn_scales_pack(codec.scale, scales, n_scales, out->scales);
     if (codec.scale == QN_SCALE_LOG6) qn_log6_grid_pack(0.01f, 1.03f, out->grid);
 }
