@@ -6,8 +6,12 @@
 
 enum {
     TILE_TOKENS = 512,
-    TILE_ROWS = 256, /* a tile of y is 512 KiB: it is measured while it lies in the level-2 cache */
-    FEW_TOKENS = 4   /* up to here reading the weights is the cost: dot products, no packing */
+    /* Each tile packs its operands again: of the two heights, the greater where it still makes tiles enough. A tile of y
+     * is 1 MiB at most: it is measured while it lies in the level-2 cache. */
+    LARGE_ROWS = 512,
+    SMALL_ROWS = 256,
+    TILES_WANTED = 8,
+    FEW_TOKENS = 4 /* up to here reading the weights is the cost: dot products, no packing */
 };
 
 typedef struct linear_job {
@@ -17,6 +21,7 @@ typedef struct linear_job {
     bool few;
     const void *x; /* as the precision wants it */
     size_t x_copy; /* offset in the work space */
+    int64_t tile_rows;
     qni_panel panel;
     qni_tile_gemm gemm;
     qni_work work;
@@ -63,9 +68,10 @@ static void multiply_few(const linear_job *job, int64_t row0, int64_t n_rows) {
 static int run_tile(const linear_job *job, int64_t panel0, int64_t task, uint32_t *largest) {
     const qni_linear_args *args = job->args;
     const int64_t n_chunks = qni_ceil_div(args->m, TILE_TOKENS);
-    const int64_t token0 = task % n_chunks * TILE_TOKENS, row0 = panel0 + task / n_chunks * TILE_ROWS;
+    const int64_t token0 = task % n_chunks * TILE_TOKENS, row0 = panel0 + task / n_chunks * job->tile_rows;
     const int64_t n_tokens = qni_min(TILE_TOKENS, args->m - token0);
-    const int64_t n_rows = qni_min(TILE_ROWS, qni_min(panel0 + job->panel.max_rows, args->w->rows) - row0);
+    const int64_t n_rows =
+        qni_min(job->tile_rows, qni_min(panel0 + job->panel.max_rows, args->w->rows) - row0);
     int error = 0;
     if (job->few) {
         multiply_few(job, row0, n_rows);
@@ -92,7 +98,7 @@ static int run_thread(linear_job *job, uint32_t *largest) {
         if (!direct) qni_panel_load(&job->panel, &job->work, row0);
         const int64_t n_rows = qni_min(job->panel.max_rows, w->rows - row0);
 #pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < qni_ceil_div(n_rows, TILE_ROWS) * n_chunks; t++) {
+        for (int64_t t = 0; t < qni_ceil_div(n_rows, job->tile_rows) * n_chunks; t++) {
             const int error = run_tile(job, row0, t, largest);
             if (error > failed) failed = error;
         }
@@ -103,20 +109,22 @@ static int run_thread(linear_job *job, uint32_t *largest) {
 static qn_status prepare(linear_job *job, qn_ops *ops, int n_threads, qn_error *err) {
     const qni_linear_args *args = job->args;
     const qni_matrix *w = args->w;
+    const int64_t n_large = qni_ceil_div(args->m, TILE_TOKENS) * qni_ceil_div(w->rows, LARGE_ROWS);
+    job->tile_rows = n_large >= TILES_WANTED ? LARGE_ROWS : SMALL_ROWS;
     const qni_tile_shape shape = {.bf16 = job->precision == QNI_BF16,
                                   .trans_b = true,
                                   .m = args->m,
                                   .n = w->rows,
                                   .k = w->cols,
                                   .tile_m = TILE_TOKENS,
-                                  .tile_n = TILE_ROWS,
+                                  .tile_n = job->tile_rows,
                                   .lda = w->cols,
                                   .ldb = w->cols,
                                   .ldc = w->rows};
     if (!job->few) QN_TRY(qni_tile_gemm_init(&job->gemm, job->kernels, &shape, err));
     if (job->precision != QNI_F32)
         job->x_copy = qni_work_reserve(&job->work, args->m * w->cols, qni_precision_bytes(job->precision));
-    qni_panel_plan(&job->panel, job->kernels, w, job->precision, TILE_ROWS, &job->work);
+    qni_panel_plan(&job->panel, job->kernels, w, job->precision, job->tile_rows, &job->work);
     const size_t load_bytes = qni_panel_slice_bytes(&job->panel);
     qni_work_reserve_slices(&job->work, n_threads,
                             load_bytes > job->gemm.scratch_bytes ? load_bytes : job->gemm.scratch_bytes);

@@ -55,10 +55,18 @@ class Demo(support.CliTest):
     def test_ternary(self):
         self.check("ternary")
 
-    def test_default_recipe_says_what_it_does_not_read(self):
+    def test_data_free_recipe_says_what_it_does_not_read(self):
         result = self.quern("compress", self.teacher, "--track", "binary", "-o", self.root / "a.zip", "--dry-run",
-                            "--text", self.teacher / "calibration.txt")
+                            "--recipe", "fast", "--text", self.teacher / "calibration.txt")
         self.assertIn("recipe 'fast' is data-free", result.err)
+
+    def test_text_asks_for_the_calibrated_recipe(self):
+        """Without a named recipe, text chooses the track's own, which plans bands; without text there is `fast`."""
+        for options, planned in ((("--text", self.teacher / "calibration.txt"), True), ((), False)):
+            with self.subTest(planned=planned):
+                plan = self.quern_json("plan", self.teacher, "--track", "binary", *options)["plan"]
+                self.assertEqual(bool(plan), planned)
+
 
 
 if __name__ == "__main__":
