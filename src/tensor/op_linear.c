@@ -110,7 +110,7 @@ static qn_status prepare(linear_job *job, qn_ops *ops, int n_threads, qn_error *
     const qni_linear_args *args = job->args;
     const qni_matrix *w = args->w;
     const int64_t n_large = qni_ceil_div(args->m, TILE_TOKENS) * qni_ceil_div(w->rows, LARGE_ROWS);
-    job->tile_rows = n_large >= TILES_WANTED ? LARGE_ROWS : SMALL_ROWS;
+    job->tile_rows = !job->few && n_large >= TILES_WANTED ? LARGE_ROWS : SMALL_ROWS;
     const qni_tile_shape shape = {.bf16 = job->precision == QNI_BF16,
                                   .trans_b = true,
                                   .m = args->m,
