@@ -59,6 +59,7 @@
 #include "quern/model/model.h"
 #include "quern/model/score.h"
 #include "quern/model/walk.h"
+#include "quern/model/window_gradient.h"
 #include "quern/recipe/compress.h"
 #include "quern/recipe/recipe.h"
 #include "quern/tensor/dtype.h"

@@ -1,0 +1,115 @@
+#include "model/gradient_walk.h"
+
+#include "base/alloc.h"
+
+#include "base/banned.h"
+
+enum {
+    CHUNK_TOKENS = 2048
+}; /* that pass a block together: enough for the sums over tokens to run at full rate */
+
+static qn_status check_gradients(const qn_model *model, const qn_gradients *gradients, qn_error *err) {
+    const int64_t n = model->layout->n;
+    if (!gradients || gradients->n == n) return QN_OK;
+    return qn_fail(err, QN_E_ARGUMENT,
+                   "%lld gradients for a model of %lld tensors; allocate them with its layout",
+                   (long long)gradients->n, (long long)n);
+}
+
+void qni_gradient_walk_release(qni_gradient_walk *walk) {
+    qni_backward_release(&walk->backward);
+    if (walk->pass.ops) qni_memory_take_back(walk->memory, walk->pass.ops);
+    qni_pass_release(&walk->pass);
+    qni_walk_plan_release(&walk->plan);
+    qni_memory_release(&walk->own_memory);
+}
+
+qn_status qni_gradient_walk_open(qni_gradient_walk *walk, const qn_model *model,
+                                 const qn_sequences *sequences, const qni_gradient_walk_options *options,
+                                 qn_gradients *gradients, const qn_context *ctx, qn_error *err) {
+    int64_t floats;
+    QN_TRY(check_gradients(model, gradients, err));
+    walk->memory = gradients && gradients->memory ? gradients->memory : &walk->own_memory;
+    walk->first_layer = options->first_layer;
+    walk->n_layers = options->n_layers;
+    walk->with_gradient = options->with_gradient;
+    QN_TRY(qni_walk_plan_make(sequences, CHUNK_TOKENS, &walk->plan, err));
+    walk->n_steps = walk->plan.n_chunks * walk->n_layers;
+    QN_TRY(qni_pass_open(&walk->pass, model, options->compute, ctx, err));
+    walk->pass.memory = walk->memory;
+    qni_memory_lend(walk->memory, walk->pass.ops);
+    QN_TRY(qni_pass_cover(&walk->pass, walk->plan.longest_sequence, err));
+    walk->stream_floats = walk->plan.n_tokens * model->config->hidden_size;
+    if (!qni_multiply_i64(walk->with_gradient ? walk->n_layers + 2 : 1, walk->stream_floats, &floats))
+        return qni_fail_nomem(err, "block inputs");
+    QN_TRY(qni_memory_take(walk->memory, QNI_MEMORY_STREAMS, floats, "block inputs", &walk->streams, err));
+    if (!walk->with_gradient) return QN_OK;
+    QN_TRY(qni_backward_open(&walk->backward, &walk->pass, gradients ? gradients->per_entry : NULL,
+                             walk->plan.longest_chunk, options->keep_bytes, walk->n_steps, err));
+    walk->backward.observer = options->observer;
+    return QN_OK;
+}
+
+/* One step of the walk: where it reads and writes, and the memory for its inside. The last steps have one of their
+ * own; those before share the first, which holds its last user's when the walk comes back. */
+typedef struct step {
+    const qni_layer *layer;
+    const qni_chunk *chunk;
+    float *in, *out;
+    const qni_inside *inside;
+    bool is_kept;
+} step;
+
+static step step_at(const qni_gradient_walk *walk, int64_t index) {
+    const qn_model *model = walk->pass.model;
+    const int64_t layer = index / walk->plan.n_chunks,
+                  from_kept = index - (walk->n_steps - walk->backward.n_insides);
+    const qni_chunk *chunk = &walk->plan.chunks[index % walk->plan.n_chunks];
+    float *in = walk->streams + layer * walk->stream_floats + chunk->first_token * model->config->hidden_size;
+    return (step){.layer = &model->layers[walk->first_layer + layer],
+                  .chunk = chunk,
+                  .in = in,
+                  .out = in + walk->stream_floats,
+                  .inside = &walk->backward.insides[from_kept > 0 ? from_kept : 0],
+                  .is_kept = from_kept >= 0};
+}
+
+/* No way back: one stream, in place. */
+static qn_status run_forward(const qni_gradient_walk *walk, qn_error *err) {
+    const qn_model *model = walk->pass.model;
+    qni_workspace work = {0};
+    qn_status status = qni_workspace_make(model, walk->plan.longest_chunk, &work, err);
+    for (int64_t s = 0; s < walk->n_steps && status == QN_OK; s++) {
+        const qni_chunk *chunk = &walk->plan.chunks[s % walk->plan.n_chunks];
+        float *x = walk->streams + chunk->first_token * model->config->hidden_size;
+        status = qni_block_forward(&walk->pass, &model->layers[walk->first_layer + s / walk->plan.n_chunks],
+                                   chunk, NULL, &work, x, err);
+    }
+    qni_workspace_release(&work);
+    return status;
+}
+
+qn_status qni_gradient_walk_there(qni_gradient_walk *walk, float **last, float **d, qn_error *err) {
+    *last = walk->streams;
+    *d = NULL;
+    if (!walk->with_gradient) return run_forward(walk, err);
+    for (int64_t i = 0; i < walk->n_steps; i++) {
+        const step s = step_at(walk, i);
+        QN_TRY(qni_block_inside(&walk->backward, s.layer, s.chunk, s.in, s.inside, err));
+        QN_TRY(qni_block_finish(&walk->backward, s.layer, s.chunk, s.inside, s.out, err));
+    }
+    *last = walk->streams + walk->n_layers * walk->stream_floats;
+    *d = *last + walk->stream_floats;
+    return QN_OK;
+}
+
+qn_status qni_gradient_walk_back(qni_gradient_walk *walk, float *d, qn_error *err) {
+    const int64_t h = walk->pass.model->config->hidden_size;
+    for (int64_t i = walk->n_steps - 1; i >= 0; i--) {
+        const step s = step_at(walk, i);
+        if (!s.is_kept) QN_TRY(qni_block_inside(&walk->backward, s.layer, s.chunk, s.in, s.inside, err));
+        QN_TRY(qni_block_backward(&walk->backward, s.layer, s.chunk, s.in, s.inside,
+                                  d + s.chunk->first_token * h, err));
+    }
+    return QN_OK;
+}
