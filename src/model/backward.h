@@ -69,7 +69,8 @@ QN_NODISCARD qn_status qni_block_backward(const qni_backward *backward, const qn
                                           float *dx, qn_error *err);
 
 /* Losses of the stream x [T, h] after the last block, and with BACKWARD (else NULL) the gradient dx [T, h]
- * and those of the head and the final norm. TEACHER is the teacher's pass, or NULL without kl. */
+ * and those of the head and the final norm. TEACHER is the teacher's pass, or NULL: without kl, or with
+ * options->teacher_top. */
 QN_NODISCARD qn_status qni_head_loss(const qni_pass *pass, const qni_pass *teacher,
                                      const qni_backward *backward, const qn_loss_options *options,
                                      const float *x, const int32_t *targets, int64_t n_tokens, float *dx,

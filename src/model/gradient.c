@@ -7,8 +7,13 @@
 #include "base/banned.h"
 
 static qn_status check_teacher(const qn_model *model, const qn_loss_options *options, qn_error *err) {
+    if (options->teacher_top && (options->teacher || options->teacher_hidden))
+        return qn_fail(err, QN_E_ARGUMENT,
+                       "a teacher and teacher_top at once; give one of them, both say the same");
+    if (options->teacher_top) return QN_OK; /* its rows are looked at where they are read */
     if (!options->teacher || !options->teacher_hidden)
-        return qn_fail(err, QN_E_ARGUMENT, "kl_weight %g needs a teacher and its hidden states",
+        return qn_fail(err, QN_E_ARGUMENT,
+                       "kl_weight %g needs a teacher and its hidden states, or teacher_top",
                        options->kl_weight);
     const int64_t own = model->config->vocab_size, other = options->teacher->config->vocab_size;
     if (own == other) return QN_OK;
@@ -39,7 +44,7 @@ static qn_status run(qni_gradient_walk *walk, const qni_pass *teacher, const qn_
 qn_status qn_loss_gradient(const qn_model *model, const qn_sequences *sequences, const int32_t *targets,
                            const qn_loss_options *options, const qn_context *ctx, qn_gradients *gradients,
                            qn_loss *out, qn_error *err) {
-    const bool has_teacher = options->kl_weight != 0.0;
+    const bool has_kl = options->kl_weight != 0.0, has_teacher = has_kl && !options->teacher_top;
     const qni_gradient_walk_options walk_options = {.n_layers = model->config->n_layers,
                                                     .compute = options->compute,
                                                     .with_gradient = gradients || options->observer,
@@ -48,7 +53,7 @@ qn_status qn_loss_gradient(const qn_model *model, const qn_sequences *sequences,
     qni_gradient_walk walk = {0};
     qni_pass teacher = {0};
     qn_loss loss = {0};
-    if (has_teacher) QN_TRY(check_teacher(model, options, err));
+    if (has_kl) QN_TRY(check_teacher(model, options, err));
     qn_status status = qni_gradient_walk_open(&walk, model, sequences, &walk_options, gradients, ctx, err);
     if (status == QN_OK && has_teacher)
         status = qni_pass_open(&teacher, options->teacher, options->compute, ctx, err);

@@ -3,6 +3,7 @@
 #include "model/backward.h"
 
 #include "base/alloc.h"
+#include "model/head_top.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -13,6 +14,7 @@ typedef struct head_job {
     const qni_pass *pass, *teacher;
     const qni_backward *backward; /* or NULL */
     const qn_loss_options *options;
+    const qn_teacher_top *top; /* or NULL; never with a teacher */
     const float *x;
     int64_t *rows; /* owned [targets]; where they stand */
     int64_t n_targets, max_tokens;
@@ -21,6 +23,7 @@ typedef struct head_job {
     float *teacher_picked, *teacher_logits; /* [max_tokens, teacher's h], [.., V] */
     double *losses;                         /* owned [2, max_tokens] */
     int32_t *targets;                       /* owned [max_tokens] */
+    qni_top_rows top_rows;                  /* owned [max_tokens, k] */
 } head_job;
 
 static qn_status find_targets(head_job *job, const int32_t *targets, int64_t n_tokens, qn_error *err) {
@@ -50,6 +53,7 @@ static qn_status allocate(head_job *job, qn_error *err) {
     job->logits = job->normed + n * config->hidden_size;
     job->teacher_picked = job->teacher ? job->logits + n * vocab : NULL;
     job->teacher_logits = job->teacher ? job->teacher_picked + n * teacher_h : NULL;
+    if (job->top) QN_TRY(qni_top_rows_make(n, job->top->k, &job->top_rows, err));
     QN_TRY(QNI_ALLOC(job->losses, 2 * n, "losses", err));
     return QNI_ALLOC(job->targets, n, "targets", err);
 }
@@ -67,7 +71,7 @@ static qn_status make_logits(const qni_pass *pass, const float *hidden, int64_t 
 static void add_losses(const head_job *job, int64_t n, qn_loss *loss) {
     for (int64_t i = 0; i < n; i++) {
         loss->ce_nats += job->losses[i];
-        if (job->teacher) loss->kl_nats += job->losses[job->max_tokens + i];
+        if (job->teacher || job->top) loss->kl_nats += job->losses[job->max_tokens + i];
     }
     loss->n_targets += n;
 }
@@ -104,8 +108,11 @@ static qn_status run_chunk(const head_job *job, const int32_t *targets, int64_t 
                   job->teacher_picked);
         QN_TRY(make_logits(job->teacher, job->teacher_picked, n, job->teacher_logits, err));
     }
+    const qni_loss_top top =
+        job->top ? qni_top_rows_pick(&job->top_rows, job->top, rows, n) : (qni_loss_top){0};
     const qni_loss_args args = {.logits = job->logits,
                                 .teacher = job->teacher_logits,
+                                .top = job->top ? &top : NULL,
                                 .m = n,
                                 .n = model->config->vocab_size,
                                 .targets = job->targets,
@@ -119,6 +126,8 @@ static qn_status run_chunk(const head_job *job, const int32_t *targets, int64_t 
 }
 
 static qn_status run(head_job *job, const int32_t *targets, float *dx, qn_loss *loss, qn_error *err) {
+    if (job->top)
+        QN_TRY(qni_top_check(job->top, job->rows, job->n_targets, job->pass->model->config->vocab_size, err));
     QN_TRY(allocate(job, err));
     for (int64_t first = 0; first < job->n_targets; first += job->max_tokens) {
         const int64_t left = job->n_targets - first;
@@ -132,6 +141,7 @@ qn_status qni_head_loss(const qni_pass *pass, const qni_pass *teacher, const qni
                         const qn_loss_options *options, const float *x, const int32_t *targets,
                         int64_t n_tokens, float *dx, qn_loss *out, qn_error *err) {
     head_job job = {.pass = pass, .teacher = teacher, .backward = backward, .options = options, .x = x};
+    if (options->kl_weight != 0.0) job.top = options->teacher_top;
     qn_loss loss = {0};
     const size_t bytes = (size_t)(n_tokens * pass->model->config->hidden_size) * sizeof *dx;
     qn_status status = find_targets(&job, targets, n_tokens, err);
@@ -140,6 +150,7 @@ qn_status qni_head_loss(const qni_pass *pass, const qni_pass *teacher, const qni
     free(job.rows);
     free(job.losses);
     free(job.targets);
+    qni_top_rows_release(&job.top_rows);
     if (status == QN_OK) *out = loss;
     return status;
 }

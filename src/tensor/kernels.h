@@ -62,6 +62,9 @@ typedef struct qni_kernels {
     float (*max)(const float *s, int64_t n);
     double (*exp_sum)(const float *s, int64_t n, float shift);
 
+    /* s[i] = exp(s[i] - shift) in place; returns the sum. */
+    double (*exp_in_place)(float *s, int64_t n, float shift);
+
     /* x[i] += y[i]; returns the bits of the largest |sum|. */
     uint32_t (*add)(float *x, const float *y, int64_t n);
 

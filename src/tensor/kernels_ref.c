@@ -138,6 +138,16 @@ static double exp_sum(const float *s, int64_t n, float shift) {
     return sum;
 }
 
+static double exp_in_place(float *s, int64_t n, float shift) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++) {
+        const double e = exp((double)s[i] - (double)shift);
+        sum += e;
+        s[i] = (float)e;
+    }
+    return sum;
+}
+
 static uint32_t add(float *x, const float *y, int64_t n) {
     for (int64_t i = 0; i < n; i++) x[i] += y[i];
     return absmax(x, n);
@@ -175,6 +185,7 @@ const qni_kernels qni_kernels_ref = {
     .divergence = divergence,
     .max = max_value,
     .exp_sum = exp_sum,
+    .exp_in_place = exp_in_place,
     .add = add,
     .absmax = absmax,
     .scale = scale_values,

@@ -209,17 +209,31 @@ static float softmax(float *s, int64_t n, float scale) {
     return (float)(sum_lanes(sum) + tail_sum);
 }
 
-static double exp_sum(const float *s, int64_t n, float shift) {
+/* Sum of exp(s - shift); e receives the exponentials unless NULL. */
+KERNEL double exp_all(const float *s, int64_t n, float shift, float *e) {
     vec sum = {0};
     int64_t i = 0;
-    for (; i + QNI_LANES <= n; i += QNI_LANES) sum += exp_vec(load(s + i) - shift);
+    for (; i + QNI_LANES <= n; i += QNI_LANES) {
+        const vec v = exp_vec(load(s + i) - shift);
+        sum += v;
+        if (e) store(e + i, v);
+    }
     double tail_sum = 0.0;
     if (i < n) {
         float lane[QNI_LANES];
         store(lane, exp_vec(load_tail(s + i, n - i, 0.0f) - shift));
         for (int64_t l = 0; l < n - i; l++) tail_sum += (double)lane[l];
+        if (e) memcpy(e + i, lane, (size_t)(n - i) * sizeof *e);
     }
     return sum_lanes(sum) + tail_sum;
+}
+
+static double exp_sum(const float *s, int64_t n, float shift) {
+    return exp_all(s, n, shift, NULL);
+}
+
+static double exp_in_place(float *s, int64_t n, float shift) {
+    return exp_all(s, n, shift, s);
 }
 
 static uint32_t add(float *x, const float *y, int64_t n) {
@@ -289,8 +303,8 @@ static void round_bf16(const float *x, int64_t n, float *y) {
     {                                                                                                        \
         .isa = (which), .bf16_gemm = (native_bf16), .gemm_f32 = qni_gemm_f32_dnnl, .dot_f32 = dot_f32,       \
         .dot_bf16 = dot_bf16, .rms_norm = rms_norm, .rope = rope, .swiglu = swiglu, .softmax = softmax,      \
-        .max = max_value, .exp_sum = exp_sum, .add = add, .absmax = absmax, .scale = scale_values,           \
-        .rms_norm_backward = rms_norm_backward, .swiglu_backward = swiglu_backward,                          \
+        .max = max_value, .exp_sum = exp_sum, .exp_in_place = exp_in_place, .add = add, .absmax = absmax,    \
+        .scale = scale_values, .rms_norm_backward = rms_norm_backward, .swiglu_backward = swiglu_backward,   \
         .softmax_backward = softmax_backward, .divergence = divergence, .widen_bf16 = widen_bf16,            \
         .narrow_bf16 = narrow_bf16, .round_bf16 = round_bf16,                                                \
     }

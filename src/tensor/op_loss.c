@@ -34,6 +34,8 @@ void qni_cpu_loss(qn_ops *ops, const qni_loss_args *args, int n_threads) {
         float *s = args->logits + i * args->n;
         if (args->teacher) {
             row_with_teacher(ops->kernels, args, i, s);
+        } else if (args->top) {
+            qni_loss_row_top(ops->kernels, args, i, s);
         } else {
             row_alone(ops->kernels, args, i, s);
         }

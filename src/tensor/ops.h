@@ -108,12 +108,22 @@ typedef struct qni_attention_backward_args {
     float *dk, *dv;             /* [M, n_kv_heads * D] */
 } qni_attention_backward_args;
 
+/* A teacher's distribution of each row as its K largest log-probabilities and the mass of all other ids together, which
+ * is one more outcome: of a row, the sum of exp(log_probs) and exp(tail_log_prob) is 1. */
+typedef struct qni_loss_top {
+    const int32_t *ids;         /* [M, K] ascending */
+    const float *log_probs;     /* [M, K] finite */
+    const float *tail_log_prob; /* [M]; -INFINITY: no mass, and not read where K = V */
+    int64_t k;
+} qni_loss_top;
+
 /* Losses of rows of logits, and their gradients in place: ce[i] = -log p(targets[i]), kl[i] = KL(q || p),
- * with p and q the softmax of LOGITS and TEACHER; logits become ce_factor d ce + kl_factor d kl. */
+ * with p the softmax of LOGITS, q that of TEACHER or TOP; logits become ce_factor d ce + kl_factor d kl. */
 typedef struct qni_loss_args {
-    float *logits;        /* [M, V] */
-    const float *teacher; /* [M, V] or NULL: no kl */
-    int64_t m, n;         /* n = V */
+    float *logits;           /* [M, V] */
+    const float *teacher;    /* [M, V], or NULL */
+    const qni_loss_top *top; /* or NULL; without either of the two there is no kl */
+    int64_t m, n;            /* n = V */
     const int32_t *targets;
     double ce_factor, kl_factor;
     double *ce, *kl; /* [M]; kl unused without a teacher */

@@ -44,6 +44,9 @@ void qni_cpu_swiglu_into(qn_ops *ops, const float *gate, const float *up, int64_
 void qni_cpu_swiglu_backward(qn_ops *ops, float *gate, float *up, float *dy, int64_t n, int n_threads);
 qn_status qni_cpu_attention_backward(qn_ops *ops, const qni_attention_backward_args *args, int n_threads,
                                      qn_error *err);
+/* One row of qni_cpu_loss whose teacher is args->top, but for the target's own part of the gradient. */
+void qni_loss_row_top(const qni_kernels *kernels, const qni_loss_args *args, int64_t row, float *s);
+
 void qni_cpu_loss(qn_ops *ops, const qni_loss_args *args, int n_threads);
 void qni_cpu_compare(qn_ops *ops, const qni_compare_args *args, int n_threads);
 void qni_cpu_scatter_add(qn_ops *ops, const int32_t *ids, const float *dy, int64_t rows, int64_t n, float *dw,

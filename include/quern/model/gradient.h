@@ -43,14 +43,29 @@ QN_NODISCARD QN_API qn_status qn_gradients_alloc(const qn_layout *layout, qn_gra
 QN_API void qn_gradients_clear(qn_gradients *gradients, const qn_layout *layout);
 QN_API void qn_gradients_release(qn_gradients *gradients);
 
+/* A teacher as its k largest log-probabilities at each position and the mass of all other ids (quern/fit/teacher_cache.h).
+ * The others count as one more outcome, so that with p the teacher and q the student, tail the sum over them,
+ *
+ *   KL = sum_top p_i log(p_i / q_i) + p_tail log(p_tail / q_tail)       d KL / d z_j = q_j - p_j              on the top
+ *                                                                                      q_j (1 - p_tail / q_tail) elsewhere
+ *
+ * which is at most the full KL, and equal to it at k = V. Positions without a target are not read. All arrays borrowed. */
+typedef struct qn_teacher_top {
+    const int32_t *ids;         /* [T, k] ascending at each position */
+    const float *log_probs;     /* [T, k] nats, finite; at each position the mass of all is 1 to 1e-3 */
+    const float *tail_log_prob; /* [T]; -INFINITY: none. Not read where k = V */
+    int64_t k;                  /* 1 .. V */
+} qn_teacher_top;
+
 typedef struct qn_loss_options {
     qn_compute compute;
-    double ce_weight;            /* 1 for plain training */
-    double kl_weight;            /* 0: no teacher */
-    const qn_model *teacher;     /* kl only; borrowed; same vocabulary */
-    const float *teacher_hidden; /* kl only; [T, h of the teacher] after the teacher's final norm; borrowed */
-    double scale;                /* multiplies the gradients, for example 1 / number of targets of the step */
-    int64_t keep_bytes;          /* activations kept from forward to backward; 0: recompute all that can be */
+    double ce_weight;        /* 1 for plain training */
+    double kl_weight;        /* 0: no teacher. Else either a model with its hidden states, or teacher_top */
+    const qn_model *teacher; /* borrowed; same vocabulary */
+    const float *teacher_hidden;       /* [T, h of the teacher] after the teacher's final norm; borrowed */
+    const qn_teacher_top *teacher_top; /* borrowed; NULL with a teacher */
+    double scale;       /* multiplies the gradients, for example 1 / number of targets of the step */
+    int64_t keep_bytes; /* activations kept from forward to backward; 0: recompute all that can be */
     const qn_gradient_observer *observer; /* borrowed, or NULL */
 } qn_loss_options;
 

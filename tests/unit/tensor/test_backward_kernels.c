@@ -160,11 +160,27 @@ static void test_divergence(void **state) {
     }
 }
 
+static void test_exp_in_place(void **state) {
+    static arrays a;
+    (void)state;
+    for (int u = 0; u < n_usable * N_LENGTHS; u++) {
+        const qni_kernels *k = usable[u / N_LENGTHS];
+        const int64_t n = k_lengths[u % N_LENGTHS];
+        double sum[2];
+        fill(&a, n, 3.0);
+        const double same = k->exp_sum(array(&a, 0, 0), n, 2.0f);
+        for (int copy = 0; copy < 2; copy++)
+            sum[copy] = (copy ? &qni_kernels_ref : k)->exp_in_place(array(&a, copy, 0), n, 2.0f);
+        compare("exp_in_place", k, &a, n);
+        assert_true(sum[0] == same && fabs(sum[0] - sum[1]) <= TOLERANCE * sum[1]);
+    }
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_rms_norm_backward), cmocka_unit_test(test_rms_norm_backward_adds),
         cmocka_unit_test(test_swiglu_backward),   cmocka_unit_test(test_softmax_backward),
-        cmocka_unit_test(test_divergence),
+        cmocka_unit_test(test_divergence),        cmocka_unit_test(test_exp_in_place),
     };
     return cmocka_run_group_tests(tests, find_usable, NULL);
 }
