@@ -72,6 +72,13 @@ QN_NODISCARD QN_API qn_status qn_feedback_diagonal(const float *hessian, int64_t
                                                    bool activation_order, const qn_context *ctx, double *d,
                                                    qn_error *err);
 
+/* out = Q + ((W - Q) H) / diag H, an input at a time: where coordinate descent would put each weight before it rounds it, all others
+ * being what Q [R, C] holds. The best start for latents that go on from a fit (latents.h). Inputs with H_jj = 0 get W's value.
+ * OUT may be W. Cost R C^2 multiply-adds in f32. */
+QN_NODISCARD QN_API qn_status qn_descent_values(const float *w, const float *q, const float *hessian,
+                                                int64_t rows, int64_t cols, const qn_context *ctx, float *out,
+                                                qn_error *err);
+
 /* The target for a layer whose inputs have changed: out = W + blend W (C - H)(H + r I)^-1, with CROSS C = E[x_teacher x_student^T],
  * HESSIAN H = E[x_student x_student^T] and r = ridge * mean diagonal of H (raised where H needs it). blend 1, ridge 0 gives the
  * weights whose outputs are nearest to the teacher's; 0.5 and 0.03 go half the way. ROWS, COLS: the shape of W and out, which may be
