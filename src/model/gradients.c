@@ -9,6 +9,11 @@
 #include "base/banned.h"
 
 qn_status qn_gradients_alloc(const qn_layout *layout, qn_gradients *out, qn_error *err) {
+    return qn_gradients_alloc_some(layout, NULL, out, err);
+}
+
+qn_status qn_gradients_alloc_some(const qn_layout *layout, const bool *wanted, qn_gradients *out,
+                                  qn_error *err) {
     qn_gradients gradients = {.per_entry = qni_alloc_array(layout->n, sizeof *gradients.per_entry),
                               .n = layout->n,
                               .memory = qni_alloc_array(1, sizeof *gradients.memory)};
@@ -19,6 +24,7 @@ qn_status qn_gradients_alloc(const qn_layout *layout, qn_gradients *out, qn_erro
     for (int64_t i = 0; i < layout->n; i++) {
         const qn_layout_entry *entry = &layout->entries[i];
         int64_t n;
+        if (wanted && !wanted[i]) continue;
         if (qni_multiply_i64(entry->rows, entry->cols, &n))
             gradients.per_entry[i] = qni_alloc_aligned(n, sizeof **gradients.per_entry);
         if (!gradients.per_entry[i]) {

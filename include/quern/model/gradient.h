@@ -40,6 +40,9 @@ typedef struct qn_gradient_observer {
 
 /* Zeroed gradients. */
 QN_NODISCARD QN_API qn_status qn_gradients_alloc(const qn_layout *layout, qn_gradients *out, qn_error *err);
+/* Those of the entries for which WANTED [n] says so; NULL: of all. */
+QN_NODISCARD QN_API qn_status qn_gradients_alloc_some(const qn_layout *layout, const bool *wanted,
+                                                      qn_gradients *out, qn_error *err);
 QN_API void qn_gradients_clear(qn_gradients *gradients, const qn_layout *layout);
 QN_API void qn_gradients_release(qn_gradients *gradients);
 

@@ -1,0 +1,213 @@
+#include "quern/fit/trainable.h"
+
+#include "base/alloc.h"
+
+#include <math.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+/* Kinds of parameters of a part: latents, thresholds, and the scales of each plane. */
+enum { MAX_GROUPS_A_PART = 2 + QN_MAX_BANDS * QN_MAX_PLANES };
+
+static int64_t part_values(const qn_trainable *t, const qn_trainable_part *part) {
+    const qn_layout_entry *e = &t->layout->entries[part->entry];
+    return e->rows * e->cols;
+}
+
+qn_status qn_trainable_init(const qn_layout *layout, qn_trainable *out, qn_error *err) {
+    qn_trainable t = {.layout = layout, .parts = qni_alloc_array(layout->n, sizeof *t.parts)};
+    if (!t.parts) return qni_fail_nomem(err, "trainable weights");
+    *out = t;
+    return QN_OK;
+}
+
+static qn_status add_part(qn_trainable *t, int64_t entry, qn_trainable_part **out, qn_error *err) {
+    const qn_layout_entry *e = &t->layout->entries[entry];
+    qn_trainable_part *part = &t->parts[t->n_parts];
+    part->entry = entry;
+    part->is_matrix = e->is_matrix;
+    QN_TRY(QNI_ALLOC(part->dense, e->rows * e->cols, e->name, err));
+    part->weight = (qn_weight){.kind = QN_WEIGHT_DENSE,
+                               .dense = {.data = part->dense,
+                                         .dtype = QN_DTYPE_F32,
+                                         .n_dims = e->is_matrix ? 2 : 1,
+                                         .shape = {e->is_matrix ? e->rows : e->cols, e->cols}}};
+    t->n_parts++;
+    *out = part;
+    return QN_OK;
+}
+
+qn_status qn_trainable_add_matrix(qn_trainable *t, int64_t entry, qn_latents *latents, qn_error *err) {
+    const qn_layout_entry *e = &t->layout->entries[entry];
+    qn_trainable_part *part;
+    if (latents->rows != e->rows || latents->cols != e->cols)
+        return qn_fail(err, QN_E_SHAPE, "%s: latents of %lld x %lld for a matrix of %lld x %lld", e->name,
+                       (long long)latents->rows, (long long)latents->cols, (long long)e->rows,
+                       (long long)e->cols);
+    QN_TRY(add_part(t, entry, &part, err));
+    part->latents = *latents;
+    *latents = (qn_latents){0};
+    return QN_OK;
+}
+
+qn_status qn_trainable_add_vector(qn_trainable *t, int64_t entry, const qn_weight *weight, qn_error *err) {
+    const qn_layout_entry *e = &t->layout->entries[entry];
+    qn_trainable_part *part;
+    QN_TRY(add_part(t, entry, &part, err));
+    QN_TRY(QNI_ALLOC(part->vector, e->cols, e->name, err));
+    return qn_view_to_f32(&weight->dense, 0, e->cols, part->vector, err);
+}
+
+void qn_trainable_release(qn_trainable *t) {
+    for (int64_t i = 0; t->parts && i < t->layout->n; i++) {
+        qn_latents_release(&t->parts[i].latents);
+        free(t->parts[i].vector);
+        free(t->parts[i].dense);
+    }
+    free(t->parts);
+    free(t->groups);
+    free(t->state);
+    free(t->snapshot);
+    qn_gradients_release(&t->gradients);
+    *t = (qn_trainable){0};
+}
+
+/* ---- groups ---- */
+
+static double mean(const float *values, int64_t n) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++) sum += (double)values[i];
+    return n > 0 ? sum / (double)n : 0.0;
+}
+
+static double root_mean_square(const float *values, int64_t n) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++) sum += (double)values[i] * (double)values[i];
+    return n > 0 ? sqrt(sum / (double)n) : 0.0;
+}
+
+static void add_group(qn_trainable *t, const qn_trainable_part *part, float *params, int64_t n,
+                      double lr_scale) {
+    if (n == 0) return;
+    t->groups[t->n_groups++] = (qn_adamw_group){
+        .name = t->layout->entries[part->entry].name, .param = params, .n = n, .lr_scale = lr_scale};
+    t->n_floats += n;
+}
+
+static void list_groups(qn_trainable *t, qn_trainable_part *part, const qn_trainable_rates *rates) {
+    qn_latents *l = &part->latents;
+    if (!part->is_matrix) {
+        const int64_t n = part_values(t, part);
+        add_group(t, part, part->vector, n, rates->vector_rate * root_mean_square(part->vector, n));
+        return;
+    }
+    add_group(t, part, l->values, l->n_values, l->unit);
+    for (int b = 0; b < l->codes.n_bands; b++) {
+        for (int p = 0; p < l->codes.bands[b].spec.n_planes; p++) {
+            int64_t first;
+            const int64_t n = qn_latents_plane_scales(l, b, p, &first);
+            add_group(t, part, l->scales + first, n, rates->scale_rate * mean(l->scales + first, n));
+        }
+    }
+    add_group(t, part, l->thresholds, l->n_thresholds, rates->threshold_rate);
+}
+
+static void place_state(qn_trainable *t) {
+    float *at = t->state;
+    for (int64_t g = 0; g < t->n_groups; g++) {
+        t->groups[g].grad = at;
+        t->groups[g].m = at + t->n_floats;
+        t->groups[g].v = at + 2 * t->n_floats;
+        at += t->groups[g].n;
+    }
+}
+
+static qn_status alloc_gradients(qn_trainable *t, qn_error *err) {
+    bool *wanted = qni_alloc_array(t->layout->n, sizeof *wanted);
+    if (!wanted) return qni_fail_nomem(err, "gradients");
+    for (int64_t i = 0; i < t->n_parts; i++) wanted[t->parts[i].entry] = true;
+    const qn_status status = qn_gradients_alloc_some(t->layout, wanted, &t->gradients, err);
+    free(wanted);
+    return status;
+}
+
+qn_status qn_trainable_seal(qn_trainable *t, const qn_trainable_rates *rates, qn_error *err) {
+    t->groups = qni_alloc_array(t->n_parts * MAX_GROUPS_A_PART, sizeof *t->groups);
+    if (!t->groups) return qni_fail_nomem(err, "trainable weights");
+    for (int64_t i = 0; i < t->n_parts; i++) list_groups(t, &t->parts[i], rates);
+    t->state = qni_alloc_array(t->n_floats, 3 * sizeof *t->state);
+    if (!t->state) return qni_fail_nomem(err, "the moments of AdamW");
+    place_state(t);
+    return alloc_gradients(t, err);
+}
+
+/* ---- the model ---- */
+
+qn_status qn_trainable_lend(qn_trainable *t, qn_model *model, qn_error *err) {
+    for (int64_t i = 0; i < t->n_parts; i++)
+        QN_TRY(qn_model_set_weight(model, t->parts[i].entry, &t->parts[i].weight, err));
+    return QN_OK;
+}
+
+void qn_trainable_give_back(const qn_trainable *t, qn_model *model) {
+    for (int64_t i = 0; i < t->n_parts; i++)
+        (void)!qn_model_set_weight(model, t->parts[i].entry, NULL, NULL); /* its own: cannot fail */
+}
+
+void qn_trainable_evaluate(qn_trainable *t, double temperature, const qn_context *ctx) {
+    for (int64_t i = 0; i < t->n_parts; i++) {
+        qn_trainable_part *part = &t->parts[i];
+        if (part->is_matrix) {
+            qn_latents_weights(&part->latents, temperature, ctx, part->dense);
+            continue;
+        }
+        const int64_t n = part_values(t, part);
+        for (int64_t c = 0; c < n; c++) part->dense[c] = qn_f16_to_f32(qn_f32_to_f16(part->vector[c]));
+    }
+}
+
+/* Groups follow one another in the order of their parts: values, scales, thresholds lie side by side in the gradients. */
+static void find_gradients(qn_trainable *t, double temperature, const qn_context *ctx) {
+    float *at = t->state;
+    for (int64_t i = 0; i < t->n_parts; i++) {
+        qn_trainable_part *part = &t->parts[i];
+        const qn_latents *l = &part->latents;
+        float *dense = t->gradients.per_entry[part->entry];
+        if (part->is_matrix) {
+            float *scales = at + l->n_values, *thresholds = scales + l->n_scales;
+            qn_latents_gradient(l, temperature, ctx, dense, at, scales, thresholds);
+            at = thresholds + l->n_thresholds;
+        } else {
+            const int64_t n = part_values(t, part);
+            memcpy(at, dense, (size_t)n * sizeof *at);
+            at += n;
+        }
+    }
+}
+
+qn_status qn_trainable_step(qn_trainable *t, double temperature, const qn_adamw_options *adamw, double lr,
+                            int64_t step, const qn_context *ctx, qn_error *err) {
+    find_gradients(t, temperature, ctx);
+    QN_TRY(qn_adamw_step(t->groups, t->n_groups, adamw, lr, step, ctx, NULL, err));
+    for (int64_t i = 0; i < t->n_parts; i++)
+        if (t->parts[i].is_matrix) qn_latents_project(&t->parts[i].latents);
+    return QN_OK;
+}
+
+/* ---- snapshot ---- */
+
+qn_status qn_trainable_keep(qn_trainable *t, qn_error *err) {
+    if (!t->snapshot) QN_TRY(QNI_ALLOC(t->snapshot, t->n_floats, "a snapshot of the weights", err));
+    float *at = t->snapshot;
+    for (int64_t g = 0; g < t->n_groups; at += t->groups[g++].n)
+        memcpy(at, t->groups[g].param, (size_t)t->groups[g].n * sizeof *at);
+    return QN_OK;
+}
+
+void qn_trainable_restore(qn_trainable *t) {
+    const float *at = t->snapshot;
+    for (int64_t g = 0; at && g < t->n_groups; at += t->groups[g++].n)
+        memcpy(t->groups[g].param, at, (size_t)t->groups[g].n * sizeof *at);
+}

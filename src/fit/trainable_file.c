@@ -1,0 +1,129 @@
+/* A set of trainable weights as a file: one F32 tensor a group of parameters, and with the state of a run its moments and snapshot. */
+#include "base/alloc.h"
+#include "base/mapping.h"
+#include "quern/checkpoint/safetensors.h"
+#include "quern/fit/trainable.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+enum { NAME_BYTES = 32, NUMBER_BYTES = 32, N_STATE = 3 };
+static const char *const k_state_names[N_STATE] = {"first_moments", "second_moments", "snapshot"};
+
+static void state_arrays(const qn_trainable *t, float *arrays[N_STATE]) {
+    arrays[0] = t->state + t->n_floats;
+    arrays[1] = t->state + 2 * t->n_floats;
+    arrays[2] = t->snapshot;
+}
+
+static void group_name(int64_t group, char name[NAME_BYTES]) {
+    (void)snprintf(name, NAME_BYTES, "parameters.%05lld", (long long)group);
+}
+
+static qn_view view_of(const float *data, int64_t n) {
+    return (qn_view){.data = data, .dtype = QN_DTYPE_F32, .n_dims = 1, .shape = {n}};
+}
+
+static qn_status save_items(const qn_trainable *t, const char *path, const qn_trainable_mark *mark,
+                            bool with_state, qn_safetensors_item *items, char (*names)[NAME_BYTES],
+                            qn_error *err) {
+    char step[NUMBER_BYTES], best_step[NUMBER_BYTES], best[NUMBER_BYTES], first[NUMBER_BYTES];
+    float *arrays[N_STATE];
+    size_t n = 0;
+    for (int64_t g = 0; g < t->n_groups; g++) {
+        group_name(g, names[g]);
+        items[n++] = (qn_safetensors_item){names[g], view_of(t->groups[g].param, t->groups[g].n)};
+    }
+    state_arrays(t, arrays);
+    for (int k = 0; k < N_STATE && with_state; k++)
+        if (arrays[k]) items[n++] = (qn_safetensors_item){k_state_names[k], view_of(arrays[k], t->n_floats)};
+    (void)snprintf(step, sizeof step, "%lld", (long long)mark->step);
+    (void)snprintf(best_step, sizeof best_step, "%lld", (long long)mark->best_step);
+    (void)snprintf(best, sizeof best, "%.17g", mark->best_loss);
+    (void)snprintf(first, sizeof first, "%.17g", mark->first_loss);
+    const qn_safetensors_meta meta[] = {{"quern.run", mark->key},
+                                        {"step", step},
+                                        {"best_step", best_step},
+                                        {"best_loss", best},
+                                        {"first_loss", first}};
+    return qn_safetensors_save(path, items, n, meta, sizeof meta / sizeof *meta, NULL, err);
+}
+
+qn_status qn_trainable_save(const qn_trainable *t, const char *path, const qn_trainable_mark *mark,
+                            bool with_state, qn_error *err) {
+    qn_safetensors_item *items = qni_alloc_array(t->n_groups + N_STATE, sizeof *items);
+    char(*names)[NAME_BYTES] = qni_alloc_array(t->n_groups, sizeof *names);
+    const qn_status status = items && names ? save_items(t, path, mark, with_state, items, names, err)
+                                            : qni_fail_nomem(err, "the list of trainable weights");
+    free(items);
+    free(names);
+    return status;
+}
+
+static qn_status copy_tensor(const qn_safetensors *file, const char *path, const char *name, float *out,
+                             int64_t n, qn_error *err) {
+    size_t index = 0;
+    const bool found = qn_safetensors_find(file, name, &index);
+    const qn_view *view = found ? qn_safetensors_view(file, index) : NULL;
+    if (!view || view->dtype != QN_DTYPE_F32 || qn_view_elements(view) != n)
+        return qn_fail(err, QN_E_FORMAT,
+                       "%s: expected %lld F32 values named %s; remove the file and go on without it", path,
+                       (long long)n, name);
+    memcpy(out, view->data, (size_t)n * sizeof *out);
+    return QN_OK;
+}
+
+static double number(const qn_safetensors *file, const char *key) {
+    const char *text = qn_safetensors_metadata(file, key);
+    return text ? strtod(text, NULL) : 0.0;
+}
+
+static qn_status take_state(qn_trainable *t, const qn_safetensors *file, const char *path, qn_error *err) {
+    float *arrays[N_STATE];
+    size_t index;
+    if (qn_safetensors_find(file, k_state_names[2], &index) && !t->snapshot)
+        QN_TRY(QNI_ALLOC(t->snapshot, t->n_floats, "a snapshot of the weights", err));
+    state_arrays(t, arrays);
+    for (int k = 0; k < N_STATE; k++)
+        if (arrays[k]) QN_TRY(copy_tensor(file, path, k_state_names[k], arrays[k], t->n_floats, err));
+    return QN_OK;
+}
+
+static qn_status take(qn_trainable *t, const qn_safetensors *file, const char *path, qn_trainable_mark *mark,
+                      bool with_state, qn_error *err) {
+    const char *saved = qn_safetensors_metadata(file, "quern.run");
+    if (!saved || strcmp(saved, mark->key) != 0)
+        return qn_fail(err, QN_E_ARGUMENT,
+                       "%s belongs to another run (other weights, recipe, text, seed or processor): expected "
+                       "run %s, found %s; give another --work folder",
+                       path, mark->key, saved ? saved : "none");
+    for (int64_t g = 0; g < t->n_groups; g++) {
+        char name[NAME_BYTES];
+        group_name(g, name);
+        QN_TRY(copy_tensor(file, path, name, t->groups[g].param, t->groups[g].n, err));
+    }
+    if (with_state) QN_TRY(take_state(t, file, path, err));
+    mark->step = (int64_t)number(file, "step");
+    mark->best_step = (int64_t)number(file, "best_step");
+    mark->best_loss = number(file, "best_loss");
+    mark->first_loss = number(file, "first_loss");
+    return QN_OK;
+}
+
+qn_status qn_trainable_load(qn_trainable *t, const char *path, qn_trainable_mark *mark, bool with_state,
+                            bool *found, qn_error *err) {
+    qni_mapping mapping = {0};
+    qn_safetensors *file = NULL;
+    *found = access(path, F_OK) == 0;
+    if (!*found) return QN_OK;
+    QN_TRY(qni_mapping_open(path, &mapping, err));
+    qn_status status = qn_safetensors_parse(mapping.data, mapping.n_bytes, path, &file, err);
+    if (status == QN_OK) status = take(t, file, path, mark, with_state, err);
+    qn_safetensors_free(file);
+    qni_mapping_release(&mapping);
+    return status;
+}
