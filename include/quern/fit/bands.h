@@ -78,6 +78,9 @@ QN_API qn_band_shape qn_band_shape_of(const qn_encoded *shape, const uint8_t *li
 QN_NODISCARD QN_API qn_status qn_banded_encode(const qn_banded *banded, int32_t hadamard, const char *name,
                                                qn_encoded *out, qn_error *err);
 
+/* The codes and scales of a bound matrix E; its rotation is left aside. The caller owns *out. */
+QN_NODISCARD QN_API qn_status qn_banded_unpack(const qn_encoded *e, qn_banded *out, qn_error *err);
+
 #ifdef __cplusplus
 }
 #endif

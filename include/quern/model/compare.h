@@ -46,6 +46,12 @@ QN_NODISCARD QN_API qn_status qn_compare(const qn_model *base, const qn_model *c
                                          const qn_windows *windows, qn_compute compute, const qn_context *ctx,
                                          double *window_differences, qn_comparison *out, qn_error *err);
 
+/* *kl_nats = mean over N positions of KL(base || candidate) at the heads, from the hidden states [n, h of each] behind the final norms. */
+QN_NODISCARD QN_API qn_status qn_head_kl(const qn_model *base, const float *base_hidden,
+                                         const qn_model *candidate, const float *candidate_hidden, int64_t n,
+                                         qn_compute compute, const qn_context *ctx, double *kl_nats,
+                                         qn_error *err);
+
 /* Where the difference lies. *certain (may be NULL): whether the whole interval lies there too. */
 QN_API qn_verdict qn_comparison_verdict(const qn_comparison *comparison, bool *certain);
 
