@@ -295,8 +295,8 @@ static qn_status count_matrix(qni_verification *v, const char *name, const qn_en
                           v->options->profile->name);
     }
     for (int p = 0; p < n; p++) {
-        v->report->role_bytes[parts[p].role] += parts[p].n_bytes;
-        *counted += parts[p].n_bytes;
+        v->report->role_bytes[parts[p].role] += parts[p].stored_bytes;
+        *counted += parts[p].stored_bytes;
         if (parts[p].role == QN_ROLE_RESCUE) v->report->rescued_parameters += parts[p].n_weights;
     }
     return QN_OK;

@@ -29,7 +29,7 @@ static role_count count_entry(const qn_layout_entry *t, const qn_encoded *shape)
     qn_part parts[QN_MAX_PARTS];
     const int n = qn_encoded_parts(shape, parts);
     for (int p = 0; p < n; p++) {
-        count.bytes[parts[p].role] += parts[p].n_bytes;
+        count.bytes[parts[p].role] += parts[p].stored_bytes;
         count.parameters[parts[p].role] += parts[p].n_weights;
         count.present[parts[p].role] = true;
     }

@@ -4,7 +4,7 @@
     AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True)
 
 Packed codes are unpacked row block by row block, straight into full-size parameters on their device: beside the model
-itself only one block and one matrix's packed 4-bit columns are ever in memory. Needs torch and transformers (4.57 or later), nothing else.
+itself only one block and one matrix's packed 4-bit columns are ever in memory, of a zlib stream the packed matrix. Needs torch and transformers (4.57 or later), nothing else.
 """
 
 import copy
@@ -13,6 +13,7 @@ import math
 import os
 import re
 import struct
+import zlib
 
 import torch
 import transformers
@@ -21,6 +22,7 @@ from transformers.utils import cached_file
 
 FORMAT = 2
 BLOCK_WEIGHTS = 1 << 20  # unpacked or copied in one step
+STREAM_BYTES = 1 << 20  # of a zlib stream, inflated in one step
 HEADER_LIMIT = 100_000_000  # of a safetensors file
 STOCK_CLASSES = {  # by model_type; looked up by name because older libraries lack the newer ones
     "qwen2": "Qwen2ForCausalLM",
@@ -32,7 +34,7 @@ DTYPES = {"U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16, "F32"
 DENSE = ("F16", "BF16", "F32")
 WEIGHTS_PER_BYTE = {"sign": 8, "ternary": 5, "q4": 2}
 BAND = r" [0-9]+ (?:sign(?:\+sign)?|ternary(?:\+ternary)?|q4)/[0-9]+/(?:f16|log6)"
-MATRIX = re.compile(rf"([0-9]+)x([0-9]+) (rows|columns)((?:{BAND}){{1,3}})(?: hadamard/([0-9]+))?")
+MATRIX = re.compile(rf"([0-9]+)x([0-9]+) (rows|columns)((?:{BAND}){{1,3}})(?: hadamard/([0-9]+))?(?: zlib/([0-9]+))?")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -122,6 +124,35 @@ class Payload:
         dtype = DTYPES[kind]
         view = self._fill(self.start + start + first * dtype.itemsize, (last - first) * dtype.itemsize)
         return torch.frombuffer(view, dtype=dtype) if len(view) else torch.empty(0, dtype=dtype)
+
+
+class Inflated:
+    """A matrix that is stored as a zlib stream: its block in memory, read as if the payload held it."""
+
+    def __init__(self, payload, name, stream_bytes):
+        self.payload, self.stream_bytes, self.block, self.fail = payload, stream_bytes, bytearray(), payload.fail
+
+    def expect(self, name, kinds, shape):
+        """Inflates the stream; refuses one that does not hold exactly the bytes of this shape."""
+        size, stream = shape[0], zlib.decompressobj()
+        if not size // 1032 < self.stream_bytes < size:
+            self.fail(f"{name}: a zlib stream of {self.stream_bytes} bytes for {size}")
+        self.payload.expect(name, kinds, (self.stream_bytes,))
+        try:
+            for first in range(0, self.stream_bytes, STREAM_BYTES):
+                piece = self.payload.items(name, first, min(self.stream_bytes, first + STREAM_BYTES))
+                self.block += stream.decompress(piece.numpy(), size + 1 - len(self.block))
+                if len(self.block) > size:
+                    break
+        except zlib.error as error:
+            self.fail(f"{name}: {error}")
+        if len(self.block) != size or not stream.eof or stream.unused_data:
+            self.fail(f"{name}: its zlib stream does not hold {size} bytes and end there")
+
+    def items(self, _name, first, last):
+        """As a payload's."""
+        view = memoryview(self.block)[first:last]
+        return torch.frombuffer(view, dtype=torch.uint8) if len(view) else torch.empty(0, dtype=torch.uint8)
 
 
 class Plane:
@@ -245,12 +276,13 @@ class Decoder:
         if min(counts) < 1 or sum(counts) != lines or (len(counts) == 1 and not by_rows):
             payload.fail(f"{name}: bands of {counts} of {lines} {parts[3]}")
         bits = len(counts) - 1  # of the mask, for each line
+        source = Inflated(payload, name, int(parts[6])) if parts[6] else payload
         end, bands = (lines * bits + 7) // 8, []
         for k in range(len(counts)):
-            bands.append(Band(payload, name, end, words[2 * k:2 * k + 2], rows, cols, by_rows))
+            bands.append(Band(source, name, end, words[2 * k:2 * k + 2], rows, cols, by_rows))
             end = bands[-1].end
-        payload.expect(name, ("U8",), (end,))
-        self._find_lines(payload, name, bands, lines, bits)
+        source.expect(name, ("U8",), (end,))
+        self._find_lines(source, name, bands, lines, bits)
         out = torch.empty(shape, dtype=self.dtype, device=self.device)
         rotation = Rotation(cols, block, self.device) if block else None
         (self._by_rows if by_rows else self._by_columns)(bands, out.view(rows, cols), rotation)

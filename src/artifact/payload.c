@@ -24,7 +24,8 @@ static const qn_layout_entry *entry_of(const qn_artifact_plan *plan, int64_t ent
 static qn_view entry_view(const qn_artifact_plan *plan, const qn_encoded *shapes, int64_t entry) {
     const qn_layout_entry *t = entry_of(plan, entry);
     if (t->is_matrix)
-        return (qn_view){.dtype = QN_DTYPE_U8, .n_dims = 1, .shape = {qn_encoded_bytes(&shapes[entry])}};
+        return (qn_view){
+            .dtype = QN_DTYPE_U8, .n_dims = 1, .shape = {qn_encoded_stored_bytes(&shapes[entry])}};
     return (qn_view){.dtype = qni_plan_vector_dtype(plan, entry), .n_dims = 1, .shape = {t->cols}};
 }
 

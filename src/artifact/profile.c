@@ -39,7 +39,8 @@ qn_profile qn_profile_builtin(qn_track track) {
                     .two_planes = true,
                     .log6_scales = true,
                     .column_bands = true,
-                    .rotation = true};
+                    .rotation = true,
+                    .entropy_coding = true};
     snprintf(p.name, sizeof p.name, "%s", qn_track_name(track));
     p.budget_bits = mixed_bits(&p);
     return p;
@@ -48,13 +49,14 @@ qn_profile qn_profile_builtin(qn_track track) {
 qn_profile qn_profile_strict(qn_track track) {
     qn_profile p = qn_profile_builtin(track);
     snprintf(p.name, sizeof p.name, "%s-strict", qn_track_name(track));
-    p.two_planes = p.log6_scales = p.column_bands = p.rotation = false;
+    p.two_planes = p.log6_scales = p.column_bands = p.rotation = p.entropy_coding = false;
     return p;
 }
 
 const char *qn_profile_forbids(const qn_profile *profile, const qn_encoded *shape) {
     if (!profile->column_bands && shape->axis == QN_AXIS_COLUMNS) return "column bands";
     if (!profile->rotation && shape->hadamard) return "rotation";
+    if (!profile->entropy_coding && shape->stream_bytes) return "entropy coding";
     for (int b = 0; b < shape->n_bands; b++) {
         if (!profile->two_planes && shape->bands[b].n_planes > 1) return "two planes";
         if (!profile->log6_scales && shape->bands[b].codec.scale == QN_SCALE_LOG6) return "log6 scales";
@@ -64,9 +66,10 @@ const char *qn_profile_forbids(const qn_profile *profile, const qn_encoded *shap
 
 static qn_status refuse_unknown_keys(const json_t *object, const char *path, qn_error *err) {
     static const char *const known[] = {
-        "name",        "track",       "reference_parameters", "native_bits",
-        "rescue_bits", "budget_bits", "max_parameter_factor", "rescue_fraction",
-        "two_planes",  "log6_scales", "column_bands",         "rotation"};
+        "name",          "track",       "reference_parameters", "native_bits",
+        "rescue_bits",   "budget_bits", "max_parameter_factor", "rescue_fraction",
+        "two_planes",    "log6_scales", "column_bands",         "rotation",
+        "entropy_coding"};
     const char *key;
     json_t *value;
 
@@ -113,6 +116,7 @@ static qn_status read_fields(const json_t *object, const char *path, qn_profile 
     QN_TRY(qni_json_get_bool(object, "log6_scales", false, path, &p->log6_scales, err));
     QN_TRY(qni_json_get_bool(object, "column_bands", false, path, &p->column_bands, err));
     QN_TRY(qni_json_get_bool(object, "rotation", false, path, &p->rotation, err));
+    QN_TRY(qni_json_get_bool(object, "entropy_coding", false, path, &p->entropy_coding, err));
     snprintf(p->name, sizeof p->name, "%s", name);
     p->budget_bits = budget != 0 ? budget : mixed_bits(p);
     return check_ranges(p, path, err);

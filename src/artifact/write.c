@@ -47,6 +47,21 @@ static qn_status check_encoded(const write_job *job, int64_t entry, const qn_enc
     return qn_fail(err, QN_E_ARGUMENT, "%s: planned as '%s', the provider gave '%s'", name, expected, got);
 }
 
+static qn_status write_stream(const write_job *job, int64_t entry, const qn_encoded *e, qn_writer *writer,
+                              qn_error *err) {
+    uint8_t *stream = NULL;
+    int64_t n_bytes = 0;
+    QN_TRY(qn_encoded_deflate(e, &stream, &n_bytes, err));
+    qn_status status = QN_OK;
+    if (n_bytes == e->stream_bytes)
+        status = qn_writer_write(writer, stream, (size_t)n_bytes, err);
+    else
+        status = qn_fail(err, QN_E_ARGUMENT, "%s: a zlib stream of %lld bytes was planned, it takes %lld",
+                         layout_of(job)->entries[entry].name, (long long)e->stream_bytes, (long long)n_bytes);
+    free(stream);
+    return status;
+}
+
 /* Bound here, whoever made it: nothing illegal is ever written. */
 static qn_status write_matrix(write_job *job, int64_t entry, qn_writer *writer, qn_error *err) {
     qn_encoded e = {0};
@@ -54,7 +69,10 @@ static qn_status write_matrix(write_job *job, int64_t entry, qn_writer *writer, 
 
     if (status == QN_OK) status = check_encoded(job, entry, &e, err);
     if (status == QN_OK) status = qn_encoded_bind(&e, layout_of(job)->entries[entry].name, err);
-    if (status == QN_OK) status = qn_writer_write(writer, e.data, (size_t)qn_encoded_bytes(&e), err);
+    if (status == QN_OK && e.stream_bytes)
+        status = write_stream(job, entry, &e, writer, err);
+    else if (status == QN_OK)
+        status = qn_writer_write(writer, e.data, (size_t)qn_encoded_bytes(&e), err);
     qn_encoded_release(&e);
     return status;
 }

@@ -23,10 +23,17 @@ static qn_status check_header(const qni_weight_file *file, qn_error *err) {
     return QN_OK;
 }
 
-/* The one tensor of a matrix: as many bytes as its shape takes. */
+static const uint8_t *tensor_data(const qni_weight_file *file, const char *name) {
+    size_t index = 0;
+    return qn_safetensors_find(file->tensors, name, &index) ? qn_safetensors_view(file->tensors, index)->data
+                                                            : NULL;
+}
+
+/* The one tensor of a matrix: as many bytes as its shape takes, or its stream, which is inflated when all else is known to be
+ * sound. */
 static qn_status gather_block(const qni_weight_file *file, const char *matrix, qn_encoded *e, bool *taken,
                               qn_error *err) {
-    const int64_t n_bytes = qn_encoded_bytes(e);
+    const int64_t n_bytes = qn_encoded_stored_bytes(e);
     size_t index = 0;
     if (!qn_safetensors_find(file->tensors, matrix, &index))
         return qn_fail(err, QN_E_FORMAT, "%s: tensor '%s' is missing: the artifact is damaged", file->name,
@@ -37,7 +44,7 @@ static qn_status gather_block(const qni_weight_file *file, const char *matrix, q
                        "%s: tensor '%s' is %s with %d dimensions [%lld, ...], expected U8 [%lld]", file->name,
                        matrix, qn_dtype_name(view->dtype), view->n_dims,
                        (long long)(view->n_dims > 0 ? view->shape[0] : 0), (long long)n_bytes);
-    qn_encoded_attach(e, view->data);
+    if (!e->stream_bytes) qn_encoded_attach(e, view->data);
     taken[index] = true;
     return QN_OK;
 }
@@ -100,14 +107,19 @@ static qn_status gather_file(qn_checkpoint *c, size_t f, bool *taken, qn_error *
     return gather_rest(c, f, taken, err);
 }
 
-/* Codes and scales are checked last: it is the slow part. */
+/* Streams, codes and scales are checked last: it is the slow part. */
 static qn_status bind_matrix(const qn_checkpoint *c, int64_t entry, qn_error *err) {
+    const qni_weight_file *file = &c->files[c->file_of[entry]];
     qn_weight *weight = &c->weights[entry];
+    qn_encoded *e = &weight->encoded;
     if (weight->kind != QN_WEIGHT_ENCODED) return QN_OK;
     char *name = NULL;
-    if (asprintf(&name, "%s: %s", c->files[c->file_of[entry]].name, c->layout.entries[entry].name) < 0)
+    if (asprintf(&name, "%s: %s", file->name, c->layout.entries[entry].name) < 0)
         return qni_fail_nomem(err, "a message");
-    const qn_status status = qn_encoded_bind(&weight->encoded, name, err);
+    qn_status status = QN_OK;
+    if (e->stream_bytes)
+        status = qn_encoded_inflate(e, tensor_data(file, c->layout.entries[entry].name), name, err);
+    if (status == QN_OK) status = qn_encoded_bind(e, name, err);
     free(name);
     return status;
 }

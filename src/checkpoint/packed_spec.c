@@ -19,7 +19,8 @@ void qn_packed_spec_format(const qn_encoded *e, char buffer[QN_PACKED_SPEC_BYTES
                       band->n_planes == 2 ? "+" : "", band->n_planes == 2 ? code : "",
                       (int)band->codec.group_size, scale);
     }
-    if (e->hadamard) snprintf(buffer + n, size - (size_t)n, " hadamard/%d", (int)e->hadamard);
+    if (e->hadamard) n += snprintf(buffer + n, size - (size_t)n, " hadamard/%d", (int)e->hadamard);
+    if (e->stream_bytes) snprintf(buffer + n, size - (size_t)n, " zlib/%lld", (long long)e->stream_bytes);
 }
 
 /* The readers below are laxer than the format: the caller compares with the canonical spelling. Each takes what it
@@ -75,7 +76,11 @@ static qn_encoded take_spec(const char *at) {
     while (e.n_bands < QN_MAX_BANDS && *at >= '0' && *at <= '9') e.bands[e.n_bands++] = take_band(&at);
     if (strncmp(at, "hadamard/", 9) == 0) {
         at += 9;
-        e.hadamard = take_i32(&at, '\0');
+        e.hadamard = take_i32(&at, ' ');
+    }
+    if (strncmp(at, "zlib/", 5) == 0) {
+        at += 5;
+        e.stream_bytes = take_number(&at, '\0');
     }
     return e;
 }
@@ -90,7 +95,7 @@ qn_status qn_packed_spec_parse(const char *text, const char *name, qn_encoded *o
             err, QN_E_FORMAT,
             "%s: '%.150s' describes no packed matrix, expected 'RxC rows|columns', one to three bands "
             "'N code/group/scale' (sign, ternary, q4, or twice the same with +; f16, log6) and possibly "
-            "'hadamard/B'",
+            "'hadamard/B' and 'zlib/N'",
             name, text);
     QN_TRY(qn_encoded_check_shape(&e, name, err));
     *out = e;

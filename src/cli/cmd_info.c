@@ -17,10 +17,10 @@ static int64_t add_encoded(const qn_encoded *e, info_totals *totals) {
     qn_part parts[QN_MAX_PARTS];
     const int n = qn_encoded_parts(e, parts);
     for (int i = 0; i < n; i++) {
-        totals->role_bytes[parts[i].role] += parts[i].n_bytes;
+        totals->role_bytes[parts[i].role] += parts[i].stored_bytes;
         if (parts[i].role == QN_ROLE_RESCUE) totals->rescued_parameters += parts[i].n_weights;
     }
-    return qn_encoded_bytes(e);
+    return qn_encoded_stored_bytes(e);
 }
 
 static int64_t add_weight(const qn_weight *w, info_totals *totals) {

@@ -20,7 +20,7 @@ static const cli_option k_options[] = {
     {"reference-params", CLI_INTEGER, "N", "parameters the file size is held against (default: the track's)",
      false},
     {"profile", CLI_TEXT, "FILE|strict",
-     "rules of the track as JSON, or the built-in ones without planes, log6, column bands and rotation",
+     "rules of the track as JSON, or the built-in ones without planes, log6, column bands, rotation and zlib",
      false},
     {"rebuild", CLI_TEXT, "RECIPE", "compress --model again and compare the bytes", false},
     {"model", CLI_TEXT, "DIR", "the teacher for --rebuild", false},

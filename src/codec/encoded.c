@@ -43,6 +43,8 @@ int qn_mask_get(const uint8_t *mask, int n_bands, int64_t line) {
 
 /* ------------------------------------------------------------------------------------------- parts */
 
+__extension__ typedef __int128 i128;
+
 typedef struct part_list {
     qn_part *parts;
     int n;
@@ -51,6 +53,7 @@ typedef struct part_list {
 
 static void add_part(part_list *list, qn_part part) {
     part.offset = list->offset;
+    part.stored_bytes = part.n_bytes;
     list->offset += part.n_bytes;
     list->parts[list->n++] = part;
 }
@@ -75,6 +78,18 @@ static void add_plane(part_list *list, const qn_encoded *e, int b, int p) {
     add_part(list, part);
 }
 
+/* Of a stream all parts have the same rate, rounded so that nothing is lost: a part ends where its end in the block, scaled
+ * to the stream, is rounded down. */
+static void share_stream(part_list *list, int64_t stream_bytes) {
+    int64_t first = 0;
+    for (int i = 0; i < list->n; i++) {
+        const i128 end = (i128)(list->parts[i].offset + list->parts[i].n_bytes);
+        const int64_t last = (int64_t)(end * (i128)stream_bytes / (i128)list->offset);
+        list->parts[i].stored_bytes = last - first;
+        first = last;
+    }
+}
+
 int qn_encoded_parts(const qn_encoded *e, qn_part parts[QN_MAX_PARTS]) {
     part_list list = {.parts = parts};
 
@@ -85,6 +100,7 @@ int qn_encoded_parts(const qn_encoded *e, qn_part parts[QN_MAX_PARTS]) {
     for (int b = 0; b < e->n_bands; b++) {
         for (int p = 0; p < e->bands[b].n_planes; p++) add_plane(&list, e, b, p);
     }
+    if (e->stream_bytes) share_stream(&list, e->stream_bytes);
     return list.n;
 }
 
@@ -92,6 +108,10 @@ int64_t qn_encoded_bytes(const qn_encoded *e) {
     qn_part parts[QN_MAX_PARTS];
     const int n = qn_encoded_parts(e, parts);
     return n > 0 ? parts[n - 1].offset + parts[n - 1].n_bytes : 0;
+}
+
+int64_t qn_encoded_stored_bytes(const qn_encoded *e) {
+    return e->stream_bytes ? e->stream_bytes : qn_encoded_bytes(e);
 }
 
 /* ------------------------------------------------------------------------------------------- comparison */
@@ -103,7 +123,7 @@ static bool same_band(const qn_band *a, const qn_band *b) {
 
 bool qn_encoded_same_shape(const qn_encoded *a, const qn_encoded *b) {
     bool same = a->rows == b->rows && a->cols == b->cols && a->axis == b->axis &&
-                a->hadamard == b->hadamard && a->n_bands == b->n_bands;
+                a->hadamard == b->hadamard && a->n_bands == b->n_bands && a->stream_bytes == b->stream_bytes;
     for (int i = 0; same && i < a->n_bands; i++) same = same_band(&a->bands[i], &b->bands[i]);
     return same;
 }
@@ -142,8 +162,12 @@ static qn_encoded_arrays arrays_of(const qn_encoded *e, uint8_t *block) {
 }
 
 qn_status qn_encoded_alloc(qn_encoded *e, qn_encoded_arrays *arrays, qn_error *err) {
-    qn_encoded fresh = {
-        .rows = e->rows, .cols = e->cols, .axis = e->axis, .hadamard = e->hadamard, .n_bands = e->n_bands};
+    qn_encoded fresh = {.rows = e->rows,
+                        .cols = e->cols,
+                        .axis = e->axis,
+                        .hadamard = e->hadamard,
+                        .n_bands = e->n_bands,
+                        .stream_bytes = e->stream_bytes};
 
     QN_TRY(qn_encoded_check_shape(e, "new matrix", err));
     for (int b = 0; b < e->n_bands; b++) {

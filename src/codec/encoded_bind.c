@@ -48,6 +48,18 @@ static qn_status check_lines(const qn_encoded *e, const char *name, qn_error *er
                    (long long)n_lines);
 }
 
+/* Deflate never packs more than 1032 bytes into one: a longer block would only be memory that nothing fills. */
+enum { DEFLATE_MAX_RATIO = 1032 };
+
+static qn_status check_stream(const qn_encoded *e, const char *name, qn_error *err) {
+    const int64_t n_bytes = qn_encoded_bytes(e);
+    if (e->stream_bytes == 0) return QN_OK;
+    if (e->stream_bytes > n_bytes / DEFLATE_MAX_RATIO && e->stream_bytes < n_bytes) return QN_OK;
+    return qn_fail(err, QN_E_FORMAT,
+                   "%s: a zlib stream of %lld bytes for %lld; expected less, and more than 1 in %d", name,
+                   (long long)e->stream_bytes, (long long)n_bytes, DEFLATE_MAX_RATIO);
+}
+
 static bool block_is_possible(int32_t block, int64_t cols) {
     return block == 0 || (block > 1 && (block & (block - 1)) == 0 && cols % block == 0);
 }
@@ -71,7 +83,8 @@ qn_status qn_encoded_check_shape(const qn_encoded *e, const char *name, qn_error
                        "%s: rotated blocks of %d of %lld columns; expected a power of two that divides them",
                        name, (int)e->hadamard, cols);
     for (int b = 0; b < e->n_bands; b++) QN_TRY(check_band(&e->bands[b], b, name, err));
-    return check_lines(e, name, err);
+    QN_TRY(check_lines(e, name, err));
+    return check_stream(e, name, err);
 }
 
 /* ------------------------------------------------------------------------------------------- mask */

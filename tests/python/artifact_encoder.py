@@ -2,6 +2,7 @@
 
 import json
 import math
+import zlib
 
 import numpy as np
 
@@ -75,7 +76,7 @@ def rotation(cols, block):
     return signs[:, None] * np.kron(np.eye(cols // block), hadamard) / math.sqrt(block)
 
 
-def random_matrix(rng, shape, bands, axis="rows", hadamard=0):
+def random_matrix(rng, shape, bands, axis="rows", hadamard=0, entropy=False):
     """(metadata line, bytes, weights) of a matrix with these bands, exact in float32 unless it is rotated."""
     rows, cols = shape[0], math.prod(shape[1:])
     lines = rows if axis == "rows" else cols
@@ -109,6 +110,9 @@ def random_matrix(rng, shape, bands, axis="rows", hadamard=0):
     if hadamard:
         line += f" hadamard/{hadamard}"
         weights = (weights.astype(np.float64) @ rotation(cols, hadamard).T).astype(np.float32)
+    stream = zlib.compress(stored)
+    if entropy and len(stream) < len(stored):
+        line, stored = f"{line} zlib/{len(stream)}", stream
     return line, np.frombuffer(stored, np.uint8).copy(), weights.reshape(shape)
 
 

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import unittest
+import zlib
 from importlib import util
 from unittest import mock
 
@@ -80,7 +81,8 @@ class Artifact:
 
     BANDS = (Band("ternary", 64), Band("q4", 128, share=0.1))
 
-    def __init__(self, folder, config, bands=BANDS, axis="rows", hadamard=0, vectors="f16", files=1, padding=0, seed=0):
+    def __init__(self, folder, config, bands=BANDS, axis="rows", hadamard=0, vectors="f16", files=1, padding=0, seed=0,
+                 entropy=False):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True)
         rng = np.random.default_rng(seed)
@@ -91,7 +93,7 @@ class Artifact:
                 arrays[name], self.weights[name] = random_vector(rng, vectors, shape)
             else:
                 block = hadamard if hadamard and math.prod(shape[1:]) % hadamard == 0 else 0
-                lines[name], arrays[name], self.weights[name] = random_matrix(rng, shape, bands, axis, block)
+                lines[name], arrays[name], self.weights[name] = random_matrix(rng, shape, bands, axis, block, entropy)
         if padding:
             parts[-1][1]["quern.padding"] = np.zeros(padding, np.uint8)
         self.parts = [(payload_metadata(lines), arrays) for lines, arrays in parts]
@@ -178,6 +180,16 @@ class ExactWeights(LoaderTest):
                     with self.subTest(axis=axis, dtype=dtype, name=name):
                         want = torch.from_numpy(artifact.weights[name])
                         self.assertLessEqual((parameter.float() - want).abs().max().item(), tolerance * want.abs().max().item())
+
+    def test_zlib_streams(self):
+        """Streams of every axis, and one that is inflated in several steps, decode to the weights of the block."""
+        for case, vocabulary in (("ternary_64", 80001), ("two_planes", 203), ("columns_log6", 203), ("columns_sign", 203)):
+            config = tiny_config(vocab_size=vocabulary, intermediate_size=1031)
+            artifact = self.artifact(f"zlib-{case}", config, entropy=True, **self.CASES[case])
+            lines = artifact.parts[0][0].values()
+            with self.subTest(case=case):
+                self.assertTrue(any(" zlib/" in line for line in lines))
+                self.assert_exact(support.load_model(artifact.folder), artifact.weights, torch.float32)
 
     def test_architectures(self):
         configs = {
@@ -372,6 +384,31 @@ class Refusals(LoaderTest):
         artifact.write_payloads()
         self.assert_refused(artifact, "padding bits of scales")
 
+    def test_damaged_streams(self):
+        """(what becomes of the stream, what the line says beside its length, what the error says)."""
+        def packed(data):
+            return np.frombuffer(zlib.compress(data), np.uint8)
+
+        cases = (
+            (lambda block: packed(block)[:-1], "does not hold"),
+            (lambda block: np.append(packed(block), np.uint8(0)), "does not hold"),
+            (lambda block: packed(block[:-1]), "does not hold"),
+            (lambda block: packed(block + b"\0"), "does not hold"),
+            (lambda block: packed(bytes(1 << 20)), "does not hold"),
+            (lambda block: packed(block)[::-1].copy(), "incorrect header"),
+            (lambda block: packed(block) ^ np.eye(1, len(packed(block)), len(packed(block)) - 1, np.uint8)[0], "incorrect data check"),
+            (lambda block: np.zeros(2, np.uint8), "a zlib stream of 2 bytes for 2397"),
+            (lambda block: np.frombuffer(block, np.uint8), "a zlib stream of 2397 bytes for 2397"),
+        )
+        for index, (damage, message) in enumerate(cases):
+            with self.subTest(index=index):
+                artifact = self.artifact(f"stream-{index}", bands=[Band("ternary", 64), Band("q4", 128, share=0.05)])
+                metadata, arrays = artifact.parts[0]
+                arrays[self.MATRIX] = damage((arrays[self.MATRIX] & 15).tobytes())  # bytes that can be packed
+                metadata[self.MATRIX] += f" zlib/{arrays[self.MATRIX].size}"
+                artifact.write_payloads()
+                self.assert_refused(artifact, message)
+
     def test_tables(self):
         """Tensors and descriptions that do not fit each other or the model."""
         def drop(name):
@@ -400,6 +437,8 @@ class Refusals(LoaderTest):
             (describe("69x131 columns 131 ternary/64/f16"), r"bands of \[131\] of 131 columns"),
             (describe("69x131 rows 62 ternary/32/f16 7 q4/128/f16"), "down_proj.weight: U8"),
             (describe("69x131 rows 62 ternary/64/f16 7 q4/128/f16 hadamard/2"), "rotated blocks of 2 of 131"),
+            (describe("69x131 rows 69 ternary/64/f16 zlib/100"), r"down_proj.weight: U8 .*expected U8 \[100\]"),
+            (describe("69x131 rows 69 ternary/64/f16 zlib/x"), "not a matrix description"),
             (lambda metadata, arrays: metadata.update(version="1"), "not a Quern payload of version 2"),
             (lambda metadata, arrays: metadata.pop("format"), "not a Quern payload of version 2"),
         )

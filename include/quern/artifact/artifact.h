@@ -1,9 +1,10 @@
 /* Writing artifacts: the exact size first, then the bytes (docs/format.md).
  *
  * A plan knows everything about the final file but the weights. Given the shape of every encoded matrix (bands, codecs, line
- * counts) it tells how many bytes the smallest file takes; a shape is cheap to ask for, so that a planner can try many. Then
+ * counts, bytes of a zlib stream) it tells how many bytes the smallest file takes; a shape is cheap to ask for, so that a planner can try many. Then
  * the shapes and the size are fixed, and writing brings the file to exactly that size: what the matrices leave over becomes
- * padding. Output bytes do not depend on time, umask, working directory, file order or threads. */
+ * padding. Streams are known when the codes are: a plan of shapes without them says what the file takes at most, and the shapes
+ * with streams are fixed before the file is written. Output bytes do not depend on time, umask, working directory, file order or threads. */
 #ifndef QUERN_ARTIFACT_ARTIFACT_H
 #define QUERN_ARTIFACT_ARTIFACT_H
 
@@ -47,7 +48,7 @@ QN_NODISCARD QN_API qn_status qn_artifact_plan_need(const qn_artifact_plan *plan
 QN_NODISCARD QN_API qn_status qn_artifact_plan_fix(qn_artifact_plan *plan, const qn_encoded *shapes,
                                                    int64_t n_bytes, qn_error *err);
 
-/* Gives matrix ENTRY encoded in its planned shape; called once per matrix in layout order, on the calling thread. The writer checks it (qn_encoded_bind) and releases *out, on
+/* Gives matrix ENTRY encoded in its planned shape, with the planned stream_bytes; called once per matrix in layout order, on the calling thread. The writer checks it (qn_encoded_bind) and releases *out, on
  * failure too. */
 typedef qn_status (*qn_artifact_provider)(void *user, int64_t entry, qn_encoded *out, qn_error *err);
 
@@ -62,7 +63,7 @@ typedef struct qn_artifact_result {
 
 /* Writes the artifact at PATH, with the shapes and the size that were fixed. Durable: until it is complete nothing stands at
  * PATH; an existing file is replaced, an existing non-empty folder refused. An archive's payload is staged in a folder beside
- * PATH, so the disk needs room for it twice. Errors: QN_E_ARGUMENT for a plan that nothing was fixed in or a matrix other
+ * PATH, so the disk needs room for it twice. Errors: QN_E_ARGUMENT for a plan that nothing was fixed in or a matrix (or its stream) other
  * than planned, QN_E_VALUE for illegal codes or a vector beyond fp16, QN_E_IO, whatever the provider returns. */
 QN_NODISCARD QN_API qn_status qn_artifact_write(const qn_artifact_plan *plan, const char *path,
                                                 qn_artifact_provider provider, void *user,

@@ -95,7 +95,10 @@ QN_API void qn_log6_grid_pack(float base, float ratio, uint8_t out[QN_LOG6_GRID_
  *                            padding bits 0
  *   for each band and plane  grid (log6 only: f32 base, f32 ratio), scales [stored rows, G], codes [stored rows, bytes]
  *
- * With `hadamard` B the codes stand for W S (qn_hadamard_rows), and decoding multiplies by S^T. */
+ * With `hadamard` B the codes stand for W S (qn_hadamard_rows), and decoding multiplies by S^T.
+ *
+ * A file may hold a zlib stream instead of the block, where that is smaller (qn_encoded_deflate). In memory the block is
+ * always as above. */
 typedef enum qn_axis { QN_AXIS_ROWS, QN_AXIS_COLUMNS } qn_axis;
 enum { QN_MAX_BANDS = 3, QN_MAX_PLANES = 2 };
 
@@ -111,7 +114,7 @@ typedef struct qn_band {
     qn_plane planes[QN_MAX_PLANES];
 } qn_band;
 
-/* The fields up to the bands' shapes make up the shape; a shape without data is valid wherever only sizes are asked for.
+/* The fields up to stream_bytes, without the planes, make up the shape; a shape without data is valid wherever only sizes are asked for.
  * The block is borrowed (from a mapped payload) or owned through `owned`. */
 typedef struct qn_encoded {
     int64_t rows, cols;
@@ -120,6 +123,8 @@ typedef struct qn_encoded {
         hadamard; /* columns of a rotated block: a power of two above 1 that divides cols; 0: not rotated */
     int n_bands;  /* 1 .. QN_MAX_BANDS */
     qn_band bands[QN_MAX_BANDS];
+    int64_t
+        stream_bytes; /* of the zlib stream that a file holds: less than the block; 0: it holds the block */
     const uint8_t *data; /* the block */
     const uint8_t *mask; /* in the block; NULL for one band */
     int32_t
@@ -158,6 +163,7 @@ typedef struct qn_part {
     int band, plane; /* 0 for the mask */
     qn_role role;
     int64_t offset, n_bytes; /* in the block */
+    int64_t stored_bytes;    /* in a file: n_bytes, or a share of the stream; they add up to it */
     int64_t
         n_weights; /* weights this part stands for: those of the band for the codes of a first plane, else 0 */
 } qn_part;
@@ -168,6 +174,9 @@ QN_API int qn_encoded_parts(const qn_encoded *e, qn_part parts[QN_MAX_PARTS]);
 
 /* Exact bytes of the block. */
 QN_API int64_t qn_encoded_bytes(const qn_encoded *e);
+
+/* Bytes that a file holds: those of the block, or stream_bytes. */
+QN_API int64_t qn_encoded_stored_bytes(const qn_encoded *e);
 
 /* Writable pointers into a fresh block; those of absent parts are NULL. */
 typedef struct qn_plane_arrays {
@@ -189,6 +198,18 @@ QN_API void qn_encoded_attach(qn_encoded *e, const uint8_t *data);
 /* The band of a line. qn_mask_set takes a mask in which the line is still 0; lines share bytes: set them on one thread. */
 QN_API void qn_mask_set(uint8_t *mask, int n_bands, int64_t line, int band);
 QN_API int qn_mask_get(const uint8_t *mask, int n_bands, int64_t line);
+
+/* The zlib stream (RFC 1950) of the block of E: Huffman codes only, one table for each part of the block (long parts have
+ * several), so that a code's bytes are counted apart from its scales. *stream [*n_bytes] is the caller's, to free(); NULL and
+ * 0 where no stream is smaller than the block. The bytes depend on the version of zlib. Errors: QN_E_NOMEM. Cost: about
+ * 150 MB/s, memory of the block's size. */
+QN_NODISCARD QN_API qn_status qn_encoded_deflate(const qn_encoded *e, uint8_t **stream, int64_t *n_bytes,
+                                                 qn_error *err);
+
+/* Inflates STREAM [e->stream_bytes] into a block that *e owns, to be bound. QN_E_FORMAT for a stream that is damaged, ends
+ * early, goes on behind its end, or holds another number of bytes than the shape takes. On failure *e is unchanged. */
+QN_NODISCARD QN_API qn_status qn_encoded_inflate(qn_encoded *e, const uint8_t *stream, const char *name,
+                                                 qn_error *err);
 
 /* Checks everything a hostile file could break and derives `index` and `values`: the shape, mask against line counts,
  * padding bits, every code legal, every grid legal, every fp16 scale finite and > 0 (exactly 0 is allowed in sign and

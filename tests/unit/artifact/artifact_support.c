@@ -85,12 +85,24 @@ static qn_encoded shape_of(const fixture *f, int64_t entry) {
     return e;
 }
 
+/* The bytes of the stream that the provider's matrix makes. */
+static int64_t stream_bytes_of(const fixture *f, int64_t entry) {
+    qn_encoded e = {0};
+    qn_error err;
+    expect_ok(fixture_encode((void *)(uintptr_t)f, entry, &e, &err), &err);
+    const int64_t n_bytes = e.stream_bytes;
+    qn_encoded_release(&e);
+    return n_bytes;
+}
+
 qn_encoded *fixture_shapes(const fixture *f) {
     const qn_layout *layout = qn_checkpoint_layout(f->source);
     qn_encoded *shapes = calloc((size_t)layout->n, sizeof *shapes);
     assert_non_null(shapes);
     for (int64_t i = 0; i < layout->n; i++) {
-        if (layout->entries[i].is_matrix) shapes[i] = shape_of(f, i);
+        if (!layout->entries[i].is_matrix) continue;
+        shapes[i] = shape_of(f, i);
+        if (f->deflated) shapes[i].stream_bytes = stream_bytes_of(f, i);
     }
     return shapes;
 }
@@ -186,6 +198,11 @@ qn_status fixture_encode(void *user, int64_t entry, qn_encoded *out, qn_error *e
         fill_bands(&e, &to);
     else
         encode_rows(qn_checkpoint_weight(f->source, entry), &e, &to);
+    if (f->deflated) {
+        uint8_t *stream = NULL;
+        expect_ok(qn_encoded_deflate(&e, &stream, &e.stream_bytes, err), err);
+        free(stream);
+    }
     *out = e;
     return QN_OK;
 }

@@ -16,6 +16,7 @@ typedef struct fixture {
     qn_profile profile;
     int64_t *n_rescued; /* [layout.n] */
     bool banded;        /* instead of rescued rows: three bands of columns, log6 scales, some of it rotated */
+    bool deflated;      /* stored as zlib streams where these are smaller */
 } fixture;
 
 void fixture_open(fixture *f, const tiny_options *options);

@@ -59,6 +59,9 @@ static void test_strict(void **state) {
     e.axis = QN_AXIS_COLUMNS;
     assert_string_equal(qn_profile_forbids(&p, &e), "column bands");
     p.column_bands = true;
+    e.stream_bytes = 7;
+    assert_string_equal(qn_profile_forbids(&p, &e), "entropy coding");
+    p.entropy_coding = true;
     assert_null(qn_profile_forbids(&p, &e));
 }
 
@@ -82,11 +85,11 @@ static void test_profile_file(void **state) {
     assert_int_equal(p.reference_parameters, 1000);
     assert_true(p.budget_bits == 0.9 * 1.5 + 0.1 * 4.125);
     assert_int_equal(p.max_parameter_factor, 16);
-    assert_true(p.two_planes && p.log6_scales && p.column_bands && p.rotation);
+    assert_true(p.two_planes && p.log6_scales && p.column_bands && p.rotation && p.entropy_coding);
 
-    write_text(folder, "profile.json", "{\"two_planes\": false, \"rotation\": false}");
+    write_text(folder, "profile.json", "{\"two_planes\": false, \"rotation\": false, \"entropy_coding\": false}");
     expect_ok(qn_profile_load(path, QN_TRACK_BINARY, &p, &err), &err);
-    assert_true(!p.two_planes && p.log6_scales && p.column_bands && !p.rotation);
+    assert_true(!p.two_planes && p.log6_scales && p.column_bands && !p.rotation && !p.entropy_coding);
 
     write_text(folder, "profile.json", "{\"track\": \"binary\", \"budget_bits\": 1.25}");
     expect_ok(qn_profile_load(path, QN_TRACK_TERNARY, &p, &err), &err);

@@ -406,16 +406,17 @@ static void test_forbidden_features(void **state) {
     } cases[] = {{offsetof(qn_profile, two_planes), "two planes"},
                  {offsetof(qn_profile, log6_scales), "log6 scales"},
                  {offsetof(qn_profile, column_bands), "column bands"},
-                 {offsetof(qn_profile, rotation), "rotation"}};
+                 {offsetof(qn_profile, rotation), "rotation"},
+                 {offsetof(qn_profile, entropy_coding), "entropy coding"}};
     bench b;
     bench_open(&b);
     const qn_profile generous = b.f.profile;
     b.f.profile.two_planes = b.f.profile.log6_scales = b.f.profile.column_bands = b.f.profile.rotation =
-        false;
+        b.f.profile.entropy_coding = false;
     check_accepted(&b, b.zip, &b.zip_result);
 
     b.f.profile = generous;
-    b.f.banded = true;
+    b.f.banded = b.f.deflated = true;
     const qn_artifact_options options = fixture_options(&b.f);
     const qn_artifact_result written = fixture_write(&b.f, "banded.zip", &options, 0, 0);
     char *path = fixture_path(&b.f, "banded.zip");

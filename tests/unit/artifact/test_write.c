@@ -94,11 +94,12 @@ static void test_size_is_exact(void **state) {
         fixture f;
         fixture_open(&f, &(tiny_options){.tied = d == 0, .dtype = dtypes[d], .vocab = 700, .hidden = 80});
         for (int archive = 0; archive < 2; archive++) {
-            for (int e = 0; e < 4; e++) {
+            for (int e = 0; e < 5; e++) {
                 for (int s = 0; s < 6; s++) {
                     char name[64];
                     snprintf(name, sizeof name, "out-%d-%d-%d", archive, e, s);
-                    f.banded = e == 3;
+                    f.banded = e >= 3;
+                    f.deflated = e == 4;
                     check_size(&f, name, archive, f.banded ? 0 : every[e], slack[s]);
                 }
             }
@@ -106,6 +107,24 @@ static void test_size_is_exact(void **state) {
         assert_int_equal(count_files(f.folder, ".tmp-"), 0);
         fixture_close(&f);
     }
+}
+
+/* A plan without streams is a bound from above; with them it is the file. The manifest declares what is stored. */
+static void test_streams_make_it_smaller(void **state) {
+    (void)state;
+    fixture f;
+    fixture_open(&f, &(tiny_options){.tied = true, .vocab = 700, .hidden = 80});
+    f.banded = true;
+    const qn_artifact_options options = fixture_options(&f);
+    const qn_artifact_result plain = fixture_write(&f, "plain.zip", &options, 0, 0);
+    f.deflated = true;
+    const qn_artifact_result packed = fixture_write(&f, "packed.zip", &options, 0, 0);
+    assert_true(packed.bytes < plain.bytes);
+    check_roles(&packed);
+    for (int r = 0; r < QN_ROLE_SIDE; r++) assert_true(packed.role_bytes[r] <= plain.role_bytes[r]);
+    assert_true(packed.role_bytes[QN_ROLE_TERNARY] < plain.role_bytes[QN_ROLE_TERNARY]);
+    assert_int_equal(packed.parameters, plain.parameters);
+    fixture_close(&f);
 }
 
 /* ------------------------------------------------------------------------------------------- determinism */
@@ -489,6 +508,7 @@ static void test_vector_out_of_range(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_size_is_exact),
+        cmocka_unit_test(test_streams_make_it_smaller),
         cmocka_unit_test(test_same_bytes_whatever_the_surroundings),
         cmocka_unit_test(test_same_payload_from_other_files),
         cmocka_unit_test(test_many_shards),

@@ -160,9 +160,31 @@ static qn_safetensors_meta *line_called(artifact *a, const char *key) {
     return NULL;
 }
 
-static void test_artifact_opens(void **state) {
-    (void)state;
+/* Stores a matrix as its stream, if there is a smaller one; the stream is the caller's to free. */
+static uint8_t *deflate_matrix(artifact *a, size_t tensor) {
+    const tiny_tensor *t = &a->model->tensors[tensor];
+    qn_encoded *e = &a->encoded[tensor];
+    uint8_t *stream = NULL;
+    char line[QN_PACKED_SPEC_BYTES];
+    assert_ok(qn_encoded_deflate(e, &stream, &e->stream_bytes, err));
+    if (!stream) return NULL;
+    qn_view *view = &item_called(a, t->name)->view;
+    view->data = stream;
+    view->shape[0] = e->stream_bytes;
+    qn_packed_spec_format(e, line);
+    line_called(a, t->name)->value = keep(a, strdup(line));
+    return stream;
+}
+
+static void check_artifact_opens(bool deflated) {
     artifact *a = make_artifact();
+    uint8_t *streams[MAX_ITEMS] = {0};
+    size_t n_streams = 0;
+    for (size_t i = 0; deflated && i < a->model->n_tensors; i++) {
+        if (a->model->tensors[i].n_dims == 2) streams[i] = deflate_matrix(a, i);
+        n_streams += streams[i] != NULL;
+    }
+    assert_true(!deflated || n_streams > 5);
     static const uint8_t zeros[11] = {0};
     a->items[1][a->n_items[1]++] = (qn_safetensors_item){
         "quern.padding", {.data = zeros, .dtype = QN_DTYPE_U8, .n_dims = 1, .shape = {sizeof zeros}}};
@@ -186,7 +208,18 @@ static void test_artifact_opens(void **state) {
         free(row);
     }
     qn_checkpoint_close(c);
+    for (size_t i = 0; i < MAX_ITEMS; i++) free(streams[i]);
     free_artifact(a);
+}
+
+static void test_artifact_opens(void **state) {
+    (void)state;
+    check_artifact_opens(false);
+}
+
+static void test_artifact_of_streams_opens(void **state) {
+    (void)state;
+    check_artifact_opens(true);
 }
 
 #define UP     "model.layers.0.mlp.up_proj.weight" /* 80 x 48 with rescued rows */
@@ -234,6 +267,13 @@ static void wrong_rescue_count(artifact *a) {
 }
 static void other_band(artifact *a) {
     line_called(a, UP)->value = "80x48 rows 76 ternary/20/f16 3 q4/128/f16";
+}
+static void stream_too_long(artifact *a) {
+    line_called(a, UP)->value = "80x48 rows 77 ternary/20/f16 3 q4/128/f16 zlib/1000";
+}
+static void stream_that_is_none(artifact *a) {
+    line_called(a, UP)->value = "80x48 rows 77 ternary/20/f16 3 q4/128/f16 zlib/1000";
+    item_called(a, UP)->view.shape[0] = 1000;
 }
 static void unknown_code(artifact *a) {
     line_called(a, UP)->value = "80x48 rows 77 q3/20/f16 3 q4/128/f16";
@@ -304,6 +344,8 @@ static void test_damaged_artifacts(void **state) {
         {wrong_rows, QN_E_SHAPE, UP "|79x48|80x48"},
         {wrong_rescue_count, QN_E_SHAPE, UP "' is U8|[1320, ...], expected U8 [1330]"},
         {other_band, QN_E_SHAPE, UP "|1 of 80 lines lie in no band"},
+        {stream_too_long, QN_E_SHAPE, UP "' is U8|[1320, ...], expected U8 [1000]"},
+        {stream_that_is_none, QN_E_FORMAT, "payload-00001|" UP "|zlib stream is damaged"},
         {unknown_code, QN_E_FORMAT, "q3|sign, ternary, q4"},
         {block_missing, QN_E_FORMAT, UP "' is missing"},
         {block_of_wrong_shape, QN_E_SHAPE, UP "' is U8 with 2 dimensions"},
@@ -348,6 +390,8 @@ static void test_spec_lines(void **state) {
         "8x5 rows 8 q4/128/log6",
         "8x6 rows 8 sign+sign/2/log6 hadamard/2",
         "768x256 columns 200 ternary/64/log6 40 ternary+ternary/64/log6 16 q4/128/f16 hadamard/128",
+        "768x256 rows 768 ternary/0/log6 zlib/40512", /* one less than the block */
+        "768x256 rows 768 sign/0/f16 hadamard/256 zlib/26",
     };
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         qn_encoded e = {0};
@@ -365,6 +409,9 @@ static void test_spec_lines(void **state) {
     assert_int_equal(e.bands[1].codec.scale, QN_SCALE_LOG6);
     assert_int_equal(e.bands[2].n_lines, 16);
     assert_int_equal(e.hadamard, 128);
+    assert_int_equal(e.stream_bytes, 0);
+    assert_ok(qn_packed_spec_parse(good[6], "f", &e, err));
+    assert_int_equal(e.stream_bytes, 26);
 
     static const char *const bad[] = {
         "",
@@ -410,6 +457,16 @@ static void test_spec_lines(void **state) {
         "8x6 rows 8 sign/0/f16 hadamard/2 ",
         "8x6 rows hadamard/2 8 sign/0/f16",
         "9999999999x99999999999999 rows 9999999999 sign/0/f16",
+        "8x600 rows 8 sign/0/f16 zlib/",
+        "8x600 rows 8 sign/0/f16 zlib/0",
+        "8x600 rows 8 sign/0/f16 zlib/-5",
+        "8x600 rows 8 sign/0/f16 zlib/616",
+        "8x600 rows 8 sign/0/f16 zlib/99999999999999999999",
+        "8x600 rows 8 sign/0/f16 zlib/500 ",
+        "8x600 rows 8 sign/0/f16 zlib/500 hadamard/8",
+        "8x600 rows 8 sign/0/f16 hadamard/8zlib/500",
+        "768x256 rows 768 sign/0/f16 zlib/25", /* a stream holds at most 1032 times its bytes */
+        "768x256 rows 768 ternary/0/log6 zlib/40520",
         "99999999999999999999x5 rows 8 sign/0/f16",
         "8x5 rows 8 signsignsignsignsign/0/f16",
     };
@@ -423,9 +480,8 @@ static void test_spec_lines(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_artifact_opens),
-        cmocka_unit_test(test_damaged_artifacts),
-        cmocka_unit_test(test_nan_in_vector),
+        cmocka_unit_test(test_artifact_opens),    cmocka_unit_test(test_artifact_of_streams_opens),
+        cmocka_unit_test(test_damaged_artifacts), cmocka_unit_test(test_nan_in_vector),
         cmocka_unit_test(test_spec_lines),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

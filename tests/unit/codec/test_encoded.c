@@ -223,7 +223,12 @@ static void test_decoding(void **state) {
 static void test_parts(void **state) {
     (void)state;
     const qn_encoded e = three_bands(QN_AXIS_COLUMNS, ternary_log, q4);
-    const qn_part want[] = {
+    const struct {
+        qn_part_kind kind;
+        int band, plane;
+        qn_role role;
+        int64_t offset, n_bytes, n_weights;
+    } want[] = {
         {QN_PART_MASK, 0, 0, QN_ROLE_SIDE, 0, COLS / 4, 0},
         {QN_PART_GRID, 0, 0, QN_ROLE_SCALE, 0, 8, 0},
         {QN_PART_SCALES, 0, 0, QN_ROLE_SCALE, 0, (6 * ROWS * 24 + 7) / 8, 0}, /* 1497 columns: 24 groups */
@@ -247,6 +252,7 @@ static void test_parts(void **state) {
         assert_int_equal(parts[i].role, want[i].role);
         assert_int_equal(parts[i].n_bytes, want[i].n_bytes);
         assert_int_equal(parts[i].n_weights, want[i].n_weights);
+        assert_int_equal(parts[i].stored_bytes, want[i].n_bytes);
         assert_int_equal(parts[i].offset, offset);
         offset += parts[i].n_bytes;
     }
@@ -268,6 +274,9 @@ static void test_same_shape(void **state) {
     assert_false(qn_encoded_same_shape(&a, &b));
     b = a;
     b.n_bands = 2;
+    assert_false(qn_encoded_same_shape(&a, &b));
+    b = a;
+    b.stream_bytes = 1000;
     assert_false(qn_encoded_same_shape(&a, &b));
 }
 
