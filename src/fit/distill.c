@@ -70,29 +70,29 @@ static qn_status find_loss(void *user, const int64_t *list, int64_t n, qn_gradie
     return status;
 }
 
-static qn_status run(window_job *job, qn_trainable *t, const qn_tune_options *options, const qni_split *split,
-                     qn_tune_report *out, qn_error *err) {
+static qn_status run(window_job *job, qn_trainable *t, const qn_tune_options *options,
+                     const qni_holdout *holdout, qn_tune_report *out, qn_error *err) {
     const qni_tuned_loss loss = {find_loss, job};
     double first = 0.0;
-    const bool holds_back = split->n_validation > 0;
-    const int64_t *list = holds_back ? split->validation : split->train;
-    const int64_t n = holds_back ? split->n_validation : options->batch;
+    const bool holds_back = holdout->n_validation > 0;
+    const int64_t *list = holds_back ? holdout->validation : holdout->train;
+    const int64_t n = holds_back ? holdout->n_validation : options->batch;
     QN_TRY(qni_measure(t, &loss, list, n, options->batch, job->ctx, &first, err));
     if (job->window->huber > 0.0) {
         job->huber_delta = job->window->huber * sqrt(first);
         QN_TRY(qni_measure(t, &loss, list, n, options->batch, job->ctx, &first, err));
     }
-    return qni_tune(t, &loss, split, first, options, job->ctx, out, err);
+    return qni_tune(t, &loss, holdout, first, options, job->ctx, out, err);
 }
 
 qn_status qn_distill(qn_trainable *t, const qn_model *model, const qn_sequences *sequences,
                      const qn_distill_window *window, const qn_tune_options *options, const qn_context *ctx,
                      qn_tune_report *out, qn_error *err) {
     window_job job = {.model = model, .sequences = sequences, .window = window, .ctx = ctx};
-    qni_split split = {0};
-    qn_status status = qni_split_make(sequences, options, &split, err);
-    if (status == QN_OK) status = run(&job, t, options, &split, out, err);
-    qni_split_release(&split);
+    qni_holdout holdout = {0};
+    qn_status status = qni_holdout_make(sequences, options, &holdout, err);
+    if (status == QN_OK) status = run(&job, t, options, &holdout, out, err);
+    qni_holdout_release(&holdout);
     free(job.stream);
     free(job.target);
     return status;

@@ -198,16 +198,22 @@ qn_status qn_trainable_step(qn_trainable *t, double temperature, const qn_adamw_
 
 /* ---- snapshot ---- */
 
+void qn_trainable_copy(const qn_trainable *t, float *out) {
+    for (int64_t g = 0; g < t->n_groups; out += t->groups[g++].n)
+        memcpy(out, t->groups[g].param, (size_t)t->groups[g].n * sizeof *out);
+}
+
+void qn_trainable_set(qn_trainable *t, const float *values) {
+    for (int64_t g = 0; g < t->n_groups; values += t->groups[g++].n)
+        memcpy(t->groups[g].param, values, (size_t)t->groups[g].n * sizeof *values);
+}
+
 qn_status qn_trainable_keep(qn_trainable *t, qn_error *err) {
     if (!t->snapshot) QN_TRY(QNI_ALLOC(t->snapshot, t->n_floats, "a snapshot of the weights", err));
-    float *at = t->snapshot;
-    for (int64_t g = 0; g < t->n_groups; at += t->groups[g++].n)
-        memcpy(at, t->groups[g].param, (size_t)t->groups[g].n * sizeof *at);
+    qn_trainable_copy(t, t->snapshot);
     return QN_OK;
 }
 
 void qn_trainable_restore(qn_trainable *t) {
-    const float *at = t->snapshot;
-    for (int64_t g = 0; at && g < t->n_groups; at += t->groups[g++].n)
-        memcpy(t->groups[g].param, at, (size_t)t->groups[g].n * sizeof *at);
+    if (t->snapshot) qn_trainable_set(t, t->snapshot);
 }

@@ -14,10 +14,10 @@ enum { RNG_PURPOSE = 0x74756e65 }; /* "tune" */
 
 /* ---- sequences ---- */
 
-void qni_split_release(qni_split *split) {
-    free(split->train);
-    free(split->validation);
-    *split = (qni_split){0};
+void qni_holdout_release(qni_holdout *holdout) {
+    free(holdout->train);
+    free(holdout->validation);
+    *holdout = (qni_holdout){0};
 }
 
 static qn_status check_amount(const qn_sequences *sequences, int64_t n_validation, const qn_tune_options *o,
@@ -32,26 +32,26 @@ static qn_status check_amount(const qn_sequences *sequences, int64_t n_validatio
                    (long long)needed, (long long)(needed * longest));
 }
 
-qn_status qni_split_make(const qn_sequences *sequences, const qn_tune_options *o, qni_split *out,
-                         qn_error *err) {
-    qni_split split = {0};
+qn_status qni_holdout_make(const qn_sequences *sequences, const qn_tune_options *o, qni_holdout *out,
+                           qn_error *err) {
+    qni_holdout holdout = {0};
     const int64_t n = sequences->n;
     int64_t held = (int64_t)ceil(o->validation_part * (double)n);
     if (held > n) held = n;
     QN_TRY(check_amount(sequences, held, o, err));
-    split.train = qni_alloc_array(n, sizeof *split.train);
-    split.validation = qni_alloc_array(n, sizeof *split.validation);
-    if (!split.train || !split.validation) {
-        qni_split_release(&split);
+    holdout.train = qni_alloc_array(n, sizeof *holdout.train);
+    holdout.validation = qni_alloc_array(n, sizeof *holdout.validation);
+    if (!holdout.train || !holdout.validation) {
+        qni_holdout_release(&holdout);
         return qni_fail_nomem(err, "the sequences of a run");
     }
     for (int64_t i = 0; i < n; i++) {
         if (held > 0 && i * held / n != (i + 1) * held / n) /* the last of each of `held` equal parts */
-            split.validation[split.n_validation++] = i;
+            holdout.validation[holdout.n_validation++] = i;
         else
-            split.train[split.n_train++] = i;
+            holdout.train[holdout.n_train++] = i;
     }
-    *out = split;
+    *out = holdout;
     return QN_OK;
 }
 
@@ -88,7 +88,7 @@ qn_status qni_batch_gather(const qn_sequences *sequences, const int64_t *list, i
 typedef struct tuning {
     qn_trainable *t;
     const qni_tuned_loss *loss;
-    const qni_split *split;
+    const qni_holdout *holdout;
     const qn_tune_options *options;
     const qn_context *ctx;
     qn_schedule schedule;
@@ -122,12 +122,12 @@ qn_status qni_measure(qn_trainable *t, const qni_tuned_loss *loss, const int64_t
 }
 
 static qn_status shuffle(tuning *r, int64_t epoch, qn_error *err) {
-    int64_t *turns = qni_alloc_array(r->split->n_train, sizeof *turns);
+    int64_t *turns = qni_alloc_array(r->holdout->n_train, sizeof *turns);
     qn_rng rng;
     if (!turns) return qni_fail_nomem(err, "an order of sequences");
     qn_rng_seed_stream(&rng, r->options->seed, RNG_PURPOSE, (uint32_t)epoch);
-    qn_rng_permutation(&rng, r->split->n_train, turns);
-    for (int64_t i = 0; i < r->split->n_train; i++) r->order[i] = r->split->train[turns[i]];
+    qn_rng_permutation(&rng, r->holdout->n_train, turns);
+    for (int64_t i = 0; i < r->holdout->n_train; i++) r->order[i] = r->holdout->train[turns[i]];
     free(turns);
     r->epoch = epoch;
     return QN_OK;
@@ -136,9 +136,9 @@ static qn_status shuffle(tuning *r, int64_t epoch, qn_error *err) {
 /* The sequences of a step: a function of its number alone. */
 static qn_status draw(tuning *r, int64_t step, qn_error *err) {
     for (int64_t i = 0; i < r->options->batch; i++) {
-        const int64_t turn = step * r->options->batch + i, epoch = turn / r->split->n_train;
+        const int64_t turn = step * r->options->batch + i, epoch = turn / r->holdout->n_train;
         if (epoch != r->epoch) QN_TRY(shuffle(r, epoch, err));
-        r->list[i] = r->order[turn % r->split->n_train];
+        r->list[i] = r->order[turn % r->holdout->n_train];
     }
     return QN_OK;
 }
@@ -168,17 +168,17 @@ static int64_t validations_by(const qn_tune_options *o, int64_t step) {
 
 static bool is_patient(const tuning *r) {
     const qn_tune_options *o = r->options;
-    if (o->patience == 0 || r->split->n_validation == 0) return true;
+    if (o->patience == 0 || r->holdout->n_validation == 0) return true;
     return validations_by(o, r->mark.step) - validations_by(o, r->mark.best_step) < o->patience;
 }
 
 /* After STEP steps, where the run's plan says so. */
 static qn_status validate(tuning *r, int64_t step, qn_error *err) {
     const qn_tune_options *o = r->options;
-    if (r->split->n_validation == 0 || validations_by(o, step) == validations_by(o, step - 1)) return QN_OK;
+    if (r->holdout->n_validation == 0 || validations_by(o, step) == validations_by(o, step - 1)) return QN_OK;
     double mean = 0.0;
-    QN_TRY(qni_measure(r->t, r->loss, r->split->validation, r->split->n_validation, o->batch, r->ctx, &mean,
-                       err));
+    QN_TRY(qni_measure(r->t, r->loss, r->holdout->validation, r->holdout->n_validation, o->batch, r->ctx,
+                       &mean, err));
     if (!(mean < r->mark.best_loss)) return QN_OK;
     r->mark.best_loss = mean;
     r->mark.best_step = step;
@@ -221,10 +221,10 @@ static qn_status finish(tuning *r, qn_status status, qn_tune_report *out, qn_err
     if (out->diverged)
         qn_log(r->ctx, QN_LOG_WARNING, "stopped after step %lld: %s", (long long)r->mark.step,
                err ? err->message : "a value is not finite");
-    if (r->split->n_validation > 0 || out->diverged) qn_trainable_restore(r->t);
+    if (r->holdout->n_validation > 0 || out->diverged) qn_trainable_restore(r->t);
     out->first_loss = r->mark.first_loss;
     out->best_loss = r->mark.best_loss;
-    out->best_step = r->split->n_validation > 0 ? r->mark.best_step : out->diverged ? 0 : r->mark.step;
+    out->best_step = r->holdout->n_validation > 0 ? r->mark.best_step : out->diverged ? 0 : r->mark.step;
     out->steps = r->mark.step;
     return QN_OK;
 }
@@ -239,17 +239,17 @@ static qn_status prepare(tuning *r, double first_loss, qn_error *err) {
     r->mark =
         (qn_trainable_mark){.key = o->key ? o->key : "", .first_loss = first_loss, .best_loss = first_loss};
     QN_TRY(qn_schedule_check(&r->schedule, err));
-    QN_TRY(QNI_ALLOC(r->order, r->split->n_train, "an order of sequences", err));
+    QN_TRY(QNI_ALLOC(r->order, r->holdout->n_train, "an order of sequences", err));
     QN_TRY(QNI_ALLOC(r->list, o->batch, "a batch", err));
     QN_TRY(qn_trainable_keep(r->t, err));
     return take_up(r, err);
 }
 
-qn_status qni_tune(qn_trainable *t, const qni_tuned_loss *loss, const qni_split *split, double first_loss,
+qn_status qni_tune(qn_trainable *t, const qni_tuned_loss *loss, const qni_holdout *holdout, double first_loss,
                    const qn_tune_options *options, const qn_context *ctx, qn_tune_report *out,
                    qn_error *err) {
-    tuning r = {.t = t, .loss = loss, .split = split, .options = options, .ctx = ctx, .epoch = -1};
-    qn_tune_report report = {.n_train = split->n_train, .n_validation = split->n_validation};
+    tuning r = {.t = t, .loss = loss, .holdout = holdout, .options = options, .ctx = ctx, .epoch = -1};
+    qn_tune_report report = {.n_train = holdout->n_train, .n_validation = holdout->n_validation};
     qn_error own = {0};
     QN_TRY(check_options(options, err));
     qn_status status = prepare(&r, first_loss, err);

@@ -13,14 +13,14 @@ typedef struct qni_tuned_loss {
 } qni_tuned_loss;
 
 /* The numbers of the sequences that are held back, spread evenly, and of the others. */
-typedef struct qni_split {
+typedef struct qni_holdout {
     int64_t *train, *validation; /* owned */
     int64_t n_train, n_validation;
-} qni_split;
+} qni_holdout;
 
-QN_NODISCARD qn_status qni_split_make(const qn_sequences *sequences, const qn_tune_options *options,
-                                      qni_split *out, qn_error *err);
-void qni_split_release(qni_split *split);
+QN_NODISCARD qn_status qni_holdout_make(const qn_sequences *sequences, const qn_tune_options *options,
+                                        qni_holdout *out, qn_error *err);
+void qni_holdout_release(qni_holdout *holdout);
 
 /* *mean over the sequences of LIST, batch by batch, with the weights rounded as they are stored. */
 QN_NODISCARD qn_status qni_measure(qn_trainable *t, const qni_tuned_loss *loss, const int64_t *list,
@@ -28,7 +28,7 @@ QN_NODISCARD qn_status qni_measure(qn_trainable *t, const qni_tuned_loss *loss, 
                                    qn_error *err);
 
 /* FIRST_LOSS as qni_measure gives it before any step. */
-QN_NODISCARD qn_status qni_tune(qn_trainable *t, const qni_tuned_loss *loss, const qni_split *split,
+QN_NODISCARD qn_status qni_tune(qn_trainable *t, const qni_tuned_loss *loss, const qni_holdout *holdout,
                                 double first_loss, const qn_tune_options *options, const qn_context *ctx,
                                 qn_tune_report *out, qn_error *err);
 

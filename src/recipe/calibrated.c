@@ -3,18 +3,12 @@
 #include "base/alloc.h"
 #include "quern/text/leak_check.h"
 #include "recipe/prefix.h"
-#include "recipe/rotation.h"
 
 #include <regex.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/banned.h"
-
-/* E (w - q)^2 / E w^2 of normal weights in each kind of band, fitted in groups of the recipes' sizes: 1 - 2/pi for signs, the
- * others measured within 5 % (tests/unit/recipe/test_calibrated.c). */
-static const double k_error_of_planes[QN_CODE_TERNARY + 1][QN_MAX_PLANES] = {
-    [QN_CODE_SIGN] = {0.3634, 0.1188}, [QN_CODE_TERNARY] = {0.1902, 0.0280}};
-static const double k_q4_error = 0.0115;
 
 enum {
     Q4_GROUP_SIZE = 128,
@@ -72,13 +66,40 @@ static void warn_of_rank(const qni_calibrated *c, const qn_context *ctx) {
                (long long)n_tokens, (long long)widest, (long long)n_tokens);
 }
 
+/* What the recipe lets bands be made of. */
+static qni_band_codecs find_codecs(const qn_recipe *recipe, qn_track track) {
+    const qn_code code = track == QN_TRACK_BINARY ? QN_CODE_SIGN : QN_CODE_TERNARY;
+    const qn_codec native = {code, (int32_t)recipe->group_size, recipe->scales};
+    const qn_codec q4 = {QN_CODE_Q4, Q4_GROUP_SIZE, recipe->scales}, none = {0};
+    return (qni_band_codecs){{[QNI_BAND_SINGLE] = native,
+                              [QNI_BAND_DOUBLE] = recipe->planes > 1 ? native : none,
+                              [QNI_BAND_Q4] = recipe->max_rescue_fraction > 0 ? q4 : none}};
+}
+
+static qn_hessian_fit_options fit_options(const qn_recipe *recipe) {
+    static const qn_hessian_method methods[] = {[QN_RECIPE_WEIGHTED] = QN_HESSIAN_WEIGHTED,
+                                                [QN_RECIPE_FEEDBACK] = QN_HESSIAN_FEEDBACK,
+                                                [QN_RECIPE_DESCENT] = QN_HESSIAN_DESCENT};
+    qn_hessian_fit_options options = qn_hessian_fit_defaults();
+    options.method = methods[recipe->fit];
+    options.damping = recipe->damping;
+    options.activation_order = recipe->activation_order;
+    options.error_decay = recipe->error_decay;
+    options.sweeps = (int)recipe->sweeps;
+    return options;
+}
+
 static qn_status measure_loss(qni_calibrated *c, const qn_context *ctx, qn_error *err) {
     const qn_recipe *recipe = c->options->recipe;
     const qni_loss_model_options options = {.compute = QN_COMPUTE_F32,
-                                            .damping = recipe->damping,
-                                            .activation_order = recipe->activation_order,
-                                            .hadamard = recipe->hadamard,
-                                            .seed = c->options->seed};
+                                      .axis = recipe->lines,
+                                      .codecs = find_codecs(recipe, c->options->profile->track),
+                                      .fit = fit_options(recipe),
+                                      .hadamard = recipe->hadamard,
+                                      .rotation_is_open = recipe->measured_rotation,
+                                      .measures_errors =
+                                          recipe->measured_errors || recipe->measured_rotation,
+                                      .seed = c->options->seed};
     qn_calibration_text part = {0};
     QN_TRY(qn_calibration_text_part(&c->text, recipe->fisher_tokens, &part, err));
     const qn_sequences sequences = qn_calibration_sequences(&c->text),
@@ -156,32 +177,23 @@ static void force_kind(const qn_recipe *recipe, const char *name, qni_plan_matri
 static qni_plan_matrix matrix_of(const qni_calibrated *c, int64_t entry) {
     const qn_layout_entry *e = &c->layout->entries[entry];
     const qn_axis axis = e->layer < 0 ? QN_AXIS_ROWS : c->options->recipe->lines;
-    qni_plan_matrix m = {.rows = e->rows,
-                         .cols = e->cols,
-                         .axis = axis,
-                         .hadamard =
-                             e->layer < 0 ? 0 : qni_rotation_of(c->options->recipe->hadamard, e->cols),
-                         .sensitivity = axis == QN_AXIS_ROWS ? c->loss.rows[entry] : c->loss.columns[entry]};
+    const qni_matrix_losses *losses = &c->loss.matrices[entry];
+    qni_plan_matrix m = {.rows = e->rows, .cols = e->cols, .axis = axis, .n_bases = losses->n_bases};
+    for (int b = 0; b < m.n_bases; b++) {
+        const qni_line_losses *basis = &losses->bases[b];
+        m.bases[b] = (qni_plan_basis){.hadamard = basis->hadamard,
+                                      .sensitivity = axis == QN_AXIS_ROWS ? basis->rows : basis->columns};
+        memcpy(m.bases[b].relative_error, basis->relative_error, sizeof basis->relative_error);
+    }
     force_kind(c->options->recipe, e->name, &m);
     return m;
-}
-
-static void find_kinds(const qn_recipe *recipe, qn_track track,
-                       qni_band_kind_options kinds[QNI_BAND_KIND_COUNT]) {
-    const qn_code native = track == QN_TRACK_BINARY ? QN_CODE_SIGN : QN_CODE_TERNARY;
-    const qn_codec codec = {native, (int32_t)recipe->group_size, recipe->scales};
-    const qn_codec q4 = {QN_CODE_Q4, Q4_GROUP_SIZE, recipe->scales}, none = {0};
-    kinds[QNI_BAND_SINGLE] = (qni_band_kind_options){codec, k_error_of_planes[native][0]};
-    kinds[QNI_BAND_DOUBLE] =
-        (qni_band_kind_options){recipe->planes > 1 ? codec : none, k_error_of_planes[native][1]};
-    kinds[QNI_BAND_Q4] = (qni_band_kind_options){recipe->max_rescue_fraction > 0 ? q4 : none, k_q4_error};
 }
 
 /* One plan with that many bytes for the matrices. */
 static qn_status plan_matrices(qni_calibrated *c, const qni_plan_limits *limits, int64_t *least_bytes,
                                qn_error *err) {
     const int64_t n = c->layout->n_matrices;
-    qni_band_kind_options kinds[QNI_BAND_KIND_COUNT];
+    const qni_band_codecs codecs = find_codecs(c->options->recipe, c->options->profile->track);
     qni_plan_matrix *matrices = qni_alloc_array(n, sizeof *matrices);
     qni_plan_choice *choices = qni_alloc_array(n, sizeof *choices);
     qn_status status = matrices && choices ? QN_OK : qni_fail_nomem(err, "a plan");
@@ -189,8 +201,7 @@ static qn_status plan_matrices(qni_calibrated *c, const qni_plan_limits *limits,
         int64_t k = 0;
         for (int64_t i = 0; i < c->layout->n; i++)
             if (c->layout->entries[i].is_matrix) matrices[k++] = matrix_of(c, i);
-        find_kinds(c->options->recipe, c->options->profile->track, kinds);
-        status = qni_plan(matrices, n, kinds, limits, choices, least_bytes, err);
+        status = qni_plan(matrices, n, &codecs, limits, choices, least_bytes, err);
     }
     if (status == QN_OK) {
         int64_t k = 0;
@@ -236,9 +247,6 @@ qn_status qni_calibrated_plan(qni_calibrated *c, const qn_artifact_plan *plan, i
 
 qn_status qni_calibrated_run(qni_calibrated *c, const qni_matrix_store *store, const qn_context *ctx,
                              qn_error *err) {
-    static const qn_hessian_method methods[] = {[QN_RECIPE_WEIGHTED] = QN_HESSIAN_WEIGHTED,
-                                                [QN_RECIPE_FEEDBACK] = QN_HESSIAN_FEEDBACK,
-                                                [QN_RECIPE_DESCENT] = QN_HESSIAN_DESCENT};
     const qn_recipe *recipe = c->options->recipe;
     const qn_config *config = qn_model_config(c->model);
     const qn_sequences sequences = qn_calibration_sequences(&c->text);
@@ -246,16 +254,10 @@ qn_status qni_calibrated_run(qni_calibrated *c, const qni_matrix_store *store, c
                           .choices = c->choices,
                           .store = store,
                           .options = {.compute = QN_COMPUTE_F32,
-                                      .fit = qn_hessian_fit_defaults(),
+                                      .fit = fit_options(recipe),
                                       .student_inputs = recipe->student_inputs,
                                       .target_blend = recipe->target_blend,
                                       .target_ridge = 0.03}};
-    job.options.fit.method = methods[recipe->fit];
-    job.options.fit.damping = recipe->damping;
-    job.options.fit.activation_order = recipe->activation_order;
-    job.options.fit.error_decay = recipe->error_decay;
-    job.options.fit.sweeps = (int)recipe->sweeps;
-
     c->relative_errors = qni_alloc_array(c->layout->n, sizeof *c->relative_errors);
     if (!c->relative_errors) return qni_fail_nomem(err, "the errors of fits");
     float *metric = qni_alloc_array(config->hidden_size * config->hidden_size, sizeof *metric);
@@ -264,7 +266,7 @@ qn_status qni_calibrated_run(qni_calibrated *c, const qni_matrix_store *store, c
     job.embedding_metric = metric;
     qn_status status = qn_model_open(c->options->model, &job.teacher, err);
     if (status == QN_OK) status = qn_model_open(c->options->model, &job.student, err);
-    if (status == QN_OK) status = qni_prefix_run(&job, ctx, c->relative_errors, err);
+    if (status == QN_OK) status = qni_prefix_run(&job, ctx, c->relative_errors, NULL, err);
     qn_model_close(job.student);
     qn_model_close(job.teacher);
     free(metric);

@@ -130,7 +130,8 @@ static qn_status provide(void *user, int64_t entry, qn_encoded *out, qn_error *e
     bool found = false;
     const char *name = job->layout->entries[entry].name;
     QN_TRY(qn_check_cancelled(job->ctx, err));
-    QN_TRY(qni_matrix_store_load(&b->store, entry, name, &b->calibrated.shapes[entry], &found, out, err));
+    QN_TRY(qni_matrix_store_load(&b->store, QNI_STAGE_FITTED, entry, name, &b->calibrated.shapes[entry],
+                                 &found, out, NULL, err));
     return found ? QN_OK : qn_fail(err, QN_E_IO, "%s: %s has gone", b->store.folder, name);
 }
 

@@ -13,26 +13,44 @@
  *
  * With a rotation, columns, D and w are those of W S (rotation.h).
  *
- * Measured in one walk and one walk backwards of the teacher. Memory: the walks', and one block's second moments. */
+ * Measured in one walk and one walk backwards of the teacher, or read from a file of statistics. Memory: the walks', and one
+ * block's second moments. */
 #ifndef QUERN_SRC_RECIPE_LOSS_MODEL_H
 #define QUERN_SRC_RECIPE_LOSS_MODEL_H
 
-#include "quern/codec/codec.h"
 #include "quern/fit/fisher.h"
+#include "quern/fit/hessian_fit.h"
+#include "quern/fit/statistics.h"
+#include "recipe/planner.h"
+
+/* The lines of a matrix in one basis. */
+typedef struct qni_line_losses {
+    int32_t hadamard;       /* columns of a rotated block; 0: the matrix as it is */
+    double *columns, *rows; /* owned [cols], [rows]: sensitivities */
+    double relative_error[QNI_BAND_KIND_COUNT];
+} qni_line_losses;
+
+typedef struct qni_matrix_losses {
+    int n_bases; /* 0: no matrix */
+    qni_line_losses bases[QNI_MAX_BASES];
+} qni_matrix_losses;
 
 typedef struct qni_loss_model {
     const qn_layout *layout; /* borrowed from the model */
     qn_fisher fisher;
-    double **columns, **rows; /* owned [layout.n], each [cols], [rows] or NULL: sensitivities */
-    float *head_hessian;      /* owned [h, h]: of the head's input */
-    double *token_frequency;  /* owned [V] */
+    qni_matrix_losses *matrices; /* owned [layout.n] */
+    float *head_hessian;         /* owned [h, h]: of the head's input */
+    double *token_frequency;     /* owned [V] */
 } qni_loss_model;
 
 typedef struct qni_loss_model_options {
     qn_compute compute;
-    double damping; /* of the factorisation, in mean diagonals */
-    bool activation_order;
-    int64_t hadamard; /* blocks of columns in which the matrices of the layers are rotated; 0: none */
+    qn_axis axis;               /* of the lines of the layers' matrices */
+    qni_band_codecs codecs;
+    qn_hessian_fit_options fit; /* damping and order; all of it where errors are measured */
+    int64_t hadamard;           /* blocks of columns in which the matrices of the layers are rotated; 0: none */
+    bool rotation_is_open;      /* both bases, for the plan to choose from */
+    bool measures_errors;       /* of the codes, in each matrix; else those of normal weights */
     uint64_t seed;
 } qni_loss_model_options;
 

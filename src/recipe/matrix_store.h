@@ -1,13 +1,20 @@
-/* The compressed matrices of a run, a file each: what a killed run is taken up from, and what the artifact is written from.
+/* What the stages of a run have made, a file a tensor: what a killed run is taken up from, and what the artifact is written from.
  *
- * A file `matrix-NNNNN.safetensors` (N: layout entry) holds one U8 tensor, the matrix's block of bytes under its name, and the
- * metadata `spec` (qn_packed_spec_format) and `quern.run`, the key of the run. It appears when it is whole. */
+ * A file `STAGE-NNNNN.safetensors` (N: layout entry) holds, under the tensor's name, a matrix's block of bytes as U8, or a vector as
+ * F32; the metadata `quern.run`, the key of the run, and of a matrix `spec` (qn_packed_spec_format). A matrix may bring a second
+ * tensor, `target`: where training is to begin (quern/fit/latents.h). Each appears when it is whole. */
 #ifndef QUERN_SRC_RECIPE_MATRIX_STORE_H
 #define QUERN_SRC_RECIPE_MATRIX_STORE_H
 
 #include "quern/base/sha256.h"
 #include "quern/checkpoint/layout.h"
 #include "quern/codec/codec.h"
+
+typedef enum qni_run_stage {
+    QNI_STAGE_FITTED,  /* "matrix": as the fit left it */
+    QNI_STAGE_TRAINED, /* "trained": after its block was trained */
+    QNI_STAGE_TUNED    /* "tuned": after the whole model was */
+} qni_run_stage;
 
 typedef struct qni_matrix_store {
     const char *folder; /* borrowed; exists */
@@ -17,13 +24,27 @@ typedef struct qni_matrix_store {
 /* Whether the folder holds a matrix of a model of LAYOUT, of whatever run. */
 bool qni_matrix_store_is_used(const qni_matrix_store *store, const qn_layout *layout);
 
-QN_NODISCARD qn_status qni_matrix_store_save(const qni_matrix_store *store, int64_t entry, const char *name,
-                                             const qn_encoded *encoded, qn_error *err);
+/* TARGET [R, C] may be NULL. */
+QN_NODISCARD qn_status qni_matrix_store_save(const qni_matrix_store *store, qni_run_stage stage,
+                                             int64_t entry, const char *name, const qn_encoded *encoded,
+                                             const float *target, qn_error *err);
 
-/* *found false: there is no such file. Else *out is owned and bound. QN_E_ARGUMENT when the file is of another run,
- * QN_E_FORMAT when it is damaged or holds another SHAPE. */
-QN_NODISCARD qn_status qni_matrix_store_load(const qni_matrix_store *store, int64_t entry, const char *name,
-                                             const qn_encoded *shape, bool *found, qn_encoded *out,
+/* *found false: there is no such file. Else *out is owned and bound, and *target, unless TARGET is NULL, owned or NULL where the file has
+ * none. QN_E_ARGUMENT when the file is of another run, QN_E_FORMAT when it is damaged or holds another SHAPE. */
+QN_NODISCARD qn_status qni_matrix_store_load(const qni_matrix_store *store, qni_run_stage stage,
+                                             int64_t entry, const char *name, const qn_encoded *shape,
+                                             bool *found, qn_encoded *out, float **target, qn_error *err);
+
+/* The same for a vector of N values. */
+QN_NODISCARD qn_status qni_vector_store_save(const qni_matrix_store *store, qni_run_stage stage,
+                                             int64_t entry, const char *name, const float *values, int64_t n,
                                              qn_error *err);
+QN_NODISCARD qn_status qni_vector_store_load(const qni_matrix_store *store, qni_run_stage stage,
+                                             int64_t entry, const char *name, int64_t n, bool *found,
+                                             float *out, qn_error *err);
+
+/* The path of another file of the run: owned by the caller. */
+QN_NODISCARD qn_status qni_store_path(const qni_matrix_store *store, const char *name, char **path,
+                                      qn_error *err);
 
 #endif

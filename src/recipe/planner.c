@@ -15,6 +15,7 @@ enum {
 
 /* One row of a matrix's table. */
 typedef struct option {
+    int basis;
     int64_t n_double, n_q4, n_bytes, q4_weights;
     double loss;
 } option;
@@ -22,13 +23,13 @@ typedef struct option {
 typedef struct table {
     option *options; /* owned */
     int64_t n, chosen;
-    int64_t *order; /* owned [lines]: by falling sensitivity */
+    int64_t *orders[QNI_MAX_BASES]; /* owned [lines]: by falling sensitivity */
 } table;
 
 typedef struct planner {
     const qni_plan_matrix *matrices;
     int64_t n;
-    const qni_band_kind_options *kinds;
+    const qni_band_codecs *codecs;
     qni_plan_limits limits;
     table *tables; /* owned [n] */
 } planner;
@@ -49,13 +50,14 @@ static int64_t lines_of(const qni_plan_matrix *m) {
 }
 
 /* The shape with these counts; bands without lines are left out, and one band alone lies along the rows. */
-static qn_encoded shape_of(const qni_plan_matrix *m, const qni_band_kind_options *kinds,
+static qn_encoded shape_of(const qni_plan_matrix *m, const qni_band_codecs *codecs, int basis,
                            const int64_t n_lines[QNI_BAND_KIND_COUNT]) {
-    qn_encoded e = {.rows = m->rows, .cols = m->cols, .axis = m->axis, .hadamard = m->hadamard};
+    qn_encoded e = {
+        .rows = m->rows, .cols = m->cols, .axis = m->axis, .hadamard = m->bases[basis].hadamard};
     for (int k = 0; k < QNI_BAND_KIND_COUNT; k++) {
         if (n_lines[k] == 0) continue;
         e.bands[e.n_bands++] = (qn_band){
-            .codec = kinds[k].codec, .n_planes = k == QNI_BAND_DOUBLE ? 2 : 1, .n_lines = n_lines[k]};
+            .codec = codecs->of[k], .n_planes = k == QNI_BAND_DOUBLE ? 2 : 1, .n_lines = n_lines[k]};
     }
     if (e.n_bands == 1) {
         e.axis = QN_AXIS_ROWS;
@@ -70,11 +72,11 @@ static void count_lines(const qni_plan_matrix *m, const option *o, int64_t n_lin
     n_lines[QNI_BAND_Q4] = o->n_q4;
 }
 
-static qn_status rank_lines(const qni_plan_matrix *m, int64_t *order, double *sums, qn_error *err) {
-    const int64_t n = lines_of(m);
+static qn_status rank_lines(const double *sensitivity, int64_t n, int64_t *order, double *sums,
+                            qn_error *err) {
     ranked *lines = qni_alloc_array(n, sizeof *lines);
     if (!lines) return qni_fail_nomem(err, "ranked lines");
-    for (int64_t j = 0; j < n; j++) lines[j] = (ranked){m->sensitivity[j], j};
+    for (int64_t j = 0; j < n; j++) lines[j] = (ranked){sensitivity[j], j};
     qsort(lines, (size_t)n, sizeof *lines, compare_ranked);
     sums[0] = 0.0;
     for (int64_t j = 0; j < n; j++) {
@@ -85,18 +87,24 @@ static qn_status rank_lines(const qni_plan_matrix *m, int64_t *order, double *su
     return QN_OK;
 }
 
-static option make_option(const planner *p, const qni_plan_matrix *m, const double *sums, int64_t n_double,
+/* Sums of the sensitivities of the first lines in one basis. */
+typedef struct ranking {
+    int basis;
+    const double *sums; /* [lines + 1] */
+} ranking;
+
+static option make_option(const planner *p, const qni_plan_matrix *m, const ranking *r, int64_t n_double,
                           int64_t n_q4) {
     const int64_t n = lines_of(m), n_fine = n_q4 + n_double;
-    option o = {.n_double = n_double, .n_q4 = n_q4};
+    const double *sums = r->sums, *error = m->bases[r->basis].relative_error;
+    option o = {.basis = r->basis, .n_double = n_double, .n_q4 = n_q4};
     int64_t n_lines[QNI_BAND_KIND_COUNT];
     count_lines(m, &o, n_lines);
-    const qn_encoded shape = shape_of(m, p->kinds, n_lines);
+    const qn_encoded shape = shape_of(m, p->codecs, o.basis, n_lines);
     o.n_bytes = qn_encoded_bytes(&shape);
     o.q4_weights = n_q4 * (m->rows * m->cols / n);
-    o.loss = 0.5 * (p->kinds[QNI_BAND_Q4].relative_error * sums[n_q4] +
-                    p->kinds[QNI_BAND_DOUBLE].relative_error * (sums[n_fine] - sums[n_q4]) +
-                    p->kinds[QNI_BAND_SINGLE].relative_error * (sums[n] - sums[n_fine]));
+    o.loss = 0.5 * (error[QNI_BAND_Q4] * sums[n_q4] + error[QNI_BAND_DOUBLE] * (sums[n_fine] - sums[n_q4]) +
+                    error[QNI_BAND_SINGLE] * (sums[n] - sums[n_fine]));
     return o;
 }
 
@@ -111,26 +119,26 @@ static int64_t smaller(int64_t a, int64_t b) {
 }
 
 /* All counts on a grid: native bands of whole bytes, and none at all of a kind that may not be used. */
-static int64_t fill_options(const planner *p, const qni_plan_matrix *m, const double *sums, option *out) {
-    const int64_t n = lines_of(m), unit = unit_of(m, p->kinds[QNI_BAND_SINGLE].codec.code);
+static int64_t fill_options(const planner *p, const qni_plan_matrix *m, const ranking *r, option *out) {
+    const int64_t n = lines_of(m), unit = unit_of(m, p->codecs->of[QNI_BAND_SINGLE].code);
     const int64_t step = unit * ((n + unit * MAX_STEPS - 1) / (unit * MAX_STEPS));
-    const int64_t max_q4 = p->kinds[QNI_BAND_Q4].codec.code != QN_CODE_NONE ? n : 0;
+    const int64_t max_q4 = p->codecs->of[QNI_BAND_Q4].code != QN_CODE_NONE ? n : 0;
     int64_t count = 0, n_q4 = 0;
     if (m->is_forced) {
         if (out)
-            *out = make_option(p, m, sums, m->forced == QNI_BAND_DOUBLE ? n : 0,
+            *out = make_option(p, m, r, m->forced == QNI_BAND_DOUBLE ? n : 0,
                                m->forced == QNI_BAND_Q4 ? n : 0);
         return 1;
     }
     while (n_q4 <= max_q4) {
         const int64_t native = n - n_q4;
-        const int64_t max_double = p->kinds[QNI_BAND_DOUBLE].codec.code != QN_CODE_NONE ? native : 0;
+        const int64_t max_double = p->codecs->of[QNI_BAND_DOUBLE].code != QN_CODE_NONE ? native : 0;
         for (int64_t n_double = 0; n_double <= max_double; n_double += step) {
-            if (out) out[count] = make_option(p, m, sums, n_double, n_q4);
+            if (out) out[count] = make_option(p, m, r, n_double, n_q4);
             count++;
         }
         if (max_double % step) { /* all of them */
-            if (out) out[count] = make_option(p, m, sums, native, n_q4);
+            if (out) out[count] = make_option(p, m, r, native, n_q4);
             count++;
         }
         if (n_q4 == max_q4) break;
@@ -142,18 +150,17 @@ static int64_t fill_options(const planner *p, const qni_plan_matrix *m, const do
 static qn_status make_table(const planner *p, const qni_plan_matrix *m, table *out, qn_error *err) {
     const int64_t n = lines_of(m);
     double *sums = qni_alloc_array(n + 1, sizeof *sums);
-    out->order = qni_alloc_array(n, sizeof *out->order);
-    if (!sums || !out->order) {
-        free(sums);
-        return qni_fail_nomem(err, "a plan");
+    ranking r = {.sums = sums};
+    if (!sums) return qni_fail_nomem(err, "a plan");
+    const int64_t count = fill_options(p, m, &r, NULL); /* of each basis */
+    out->options = qni_alloc_array(m->n_bases * count, sizeof *out->options);
+    qn_status status = out->options ? QN_OK : qni_fail_nomem(err, "a plan");
+    for (; r.basis < m->n_bases && status == QN_OK; r.basis++) {
+        int64_t *order = out->orders[r.basis] = qni_alloc_array(n, sizeof *order);
+        status = order ? rank_lines(m->bases[r.basis].sensitivity, n, order, sums, err)
+                       : qni_fail_nomem(err, "a plan");
+        if (status == QN_OK) out->n += fill_options(p, m, &r, out->options + out->n);
     }
-    qn_status status = rank_lines(m, out->order, sums, err);
-    if (status == QN_OK) {
-        out->n = fill_options(p, m, sums, NULL);
-        out->options = qni_alloc_array(out->n, sizeof *out->options);
-        if (!out->options) status = qni_fail_nomem(err, "a plan");
-    }
-    if (status == QN_OK) fill_options(p, m, sums, out->options);
     free(sums);
     return status;
 }
@@ -254,7 +261,7 @@ static qn_status take_choice(const planner *p, int64_t index, qni_plan_choice *o
     qni_plan_choice choice = {.n_bytes = o->n_bytes, .loss = o->loss};
     uint8_t band_of_kind[QNI_BAND_KIND_COUNT] = {0}, n_bands = 0;
     count_lines(m, o, choice.n_lines);
-    choice.shape = shape_of(m, p->kinds, choice.n_lines);
+    choice.shape = shape_of(m, p->codecs, o->basis, choice.n_lines);
     for (int k = 0; k < QNI_BAND_KIND_COUNT; k++)
         if (choice.n_lines[k] > 0) band_of_kind[k] = n_bands++;
     /* A single band lies along the rows, whatever the axis was. */
@@ -264,7 +271,7 @@ static qn_status take_choice(const planner *p, int64_t index, qni_plan_choice *o
         const qni_band_kind kind = j < o->n_q4                 ? QNI_BAND_Q4
                                    : j < o->n_q4 + o->n_double ? QNI_BAND_DOUBLE
                                                                : QNI_BAND_SINGLE;
-        choice.line_band[t->order[j]] = band_of_kind[kind];
+        choice.line_band[t->orders[o->basis][j]] = band_of_kind[kind];
     }
     *out = choice;
     return QN_OK;
@@ -288,14 +295,14 @@ static qn_status run(planner *p, qni_plan_choice *choices, int64_t *least_bytes,
     return QN_OK;
 }
 
-qn_status qni_plan(const qni_plan_matrix *matrices, int64_t n,
-                   const qni_band_kind_options kinds[QNI_BAND_KIND_COUNT], const qni_plan_limits *limits,
-                   qni_plan_choice *choices, int64_t *least_bytes, qn_error *err) {
-    planner p = {.matrices = matrices, .n = n, .kinds = kinds, .limits = *limits};
+qn_status qni_plan(const qni_plan_matrix *matrices, int64_t n, const qni_band_codecs *codecs,
+                   const qni_plan_limits *limits, qni_plan_choice *choices, int64_t *least_bytes,
+                   qn_error *err) {
+    planner p = {.matrices = matrices, .n = n, .codecs = codecs, .limits = *limits};
     const qn_status status = run(&p, choices, least_bytes, err);
     for (int64_t i = 0; p.tables && i < n; i++) {
         free(p.tables[i].options);
-        free(p.tables[i].order);
+        for (int b = 0; b < QNI_MAX_BASES; b++) free(p.tables[i].orders[b]);
     }
     free(p.tables);
     return status;

@@ -2,8 +2,8 @@
  *
  * A line j of sensitivity s_j predicts a loss of rho * s_j / 2 nats a token in a code of relative error rho. All codes order lines
  * alike, so for given counts the n_q4 most sensitive lines of a matrix go to q4, the next n_double into two planes, the others
- * into one. Every matrix has a table of such counts with exact bytes; the planner takes from each table the row with the
- * least
+ * into one. Every matrix has a table of such counts with exact bytes, for each basis it may be stored in; the planner takes from
+ * each table the row with the least
  *
  *     loss + lambda * bytes + mu * q4 weights
  *
@@ -24,19 +24,27 @@ typedef enum qni_band_kind {
     QNI_BAND_KIND_COUNT
 } qni_band_kind;
 
-/* What a band of each kind is made of, and what it loses: E (w - q)^2 / E w^2 of normal weights at the best scale. */
-typedef struct qni_band_kind_options {
-    qn_codec codec; /* QN_CODE_NONE: the plan may not use this kind */
-    double relative_error;
-} qni_band_kind_options;
+/* What bands of each kind are made of; QN_CODE_NONE: the plan may not use this kind. */
+typedef struct qni_band_codecs {
+    qn_codec of[QNI_BAND_KIND_COUNT];
+} qni_band_codecs;
+
+enum { QNI_MAX_BASES = 2 };
+
+/* A basis that a matrix may be stored in. */
+typedef struct qni_plan_basis {
+    int32_t hadamard;          /* columns of a rotated block; 0: the matrix as it is */
+    const double *sensitivity; /* [lines] >= 0, borrowed: nats a token for a relative error of 2 */
+    double relative_error[QNI_BAND_KIND_COUNT]; /* rho of each kind */
+} qni_plan_basis;
 
 typedef struct qni_plan_matrix {
     int64_t rows, cols;
     qn_axis axis;
-    int32_t hadamard;
     bool is_forced; /* all lines are of the kind `forced` */
     qni_band_kind forced;
-    const double *sensitivity; /* [lines] >= 0, borrowed: nats a token for a relative error of 2 */
+    int n_bases;
+    qni_plan_basis bases[QNI_MAX_BASES];
 } qni_plan_matrix;
 
 typedef struct qni_plan_limits {
@@ -55,8 +63,7 @@ typedef struct qni_plan_choice {
 
 /* choices[n] is filled for matrices[n]; release each. QN_E_BUDGET when the cheapest choice of all matrices is larger than
  * max_bytes (*least_bytes says how large), QN_E_ARGUMENT when more weights are forced into q4 than may be there. */
-QN_NODISCARD qn_status qni_plan(const qni_plan_matrix *matrices, int64_t n,
-                                const qni_band_kind_options kinds[QNI_BAND_KIND_COUNT],
+QN_NODISCARD qn_status qni_plan(const qni_plan_matrix *matrices, int64_t n, const qni_band_codecs *codecs,
                                 const qni_plan_limits *limits, qni_plan_choice *choices, int64_t *least_bytes,
                                 qn_error *err);
 void qni_plan_choice_release(qni_plan_choice *choice);

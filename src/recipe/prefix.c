@@ -25,9 +25,17 @@ typedef struct prefix {
     const qn_layout *layout;
     const qn_config *config;
     walker teacher, student;
-    qn_weight *lent;         /* owned [layout.n]: codes of the block that is being compressed */
-    double *relative_errors; /* borrowed, or NULL */
-    int64_t n_done;          /* matrices */
+    qn_weight *lent;           /* owned [layout.n]: codes of the block that is being compressed */
+    double *relative_errors;   /* borrowed, or NULL */
+    qni_block_report *reports; /* borrowed, or NULL */
+    int64_t n_done;            /* matrices */
+
+    /* Tuning only. */
+    float **targets; /* owned [layout.n]: where training begins, or NULL */
+    qni_probe probe;
+    float *ahead; /* owned [T, h]: the teacher's stream behind the window */
+    int64_t ahead_depth;
+    float *channel_weights; /* owned [h] */
 } prefix;
 
 /* Second moments of one input, as the fits take them. */
@@ -80,8 +88,24 @@ static qn_status make_target(const prefix *p, int64_t entry, const metric *m, fl
     return QN_OK;
 }
 
-static qn_status fit(const prefix *p, int64_t entry, const metric *m, qn_encoded *out, double *relative_error,
-                     qn_error *err) {
+static bool is_tuned(const prefix *p) {
+    return p->job->options.tuning.tune.steps > 0;
+}
+
+/* W, what was to be stored, becomes where descent would put each weight. */
+static qn_status find_start(const prefix *p, const qn_banded *banded, const float *hessian, float *w,
+                            qn_error *err) {
+    float *q = NULL;
+    QN_TRY(QNI_ALLOC(q, banded->rows * banded->cols, "a decoded matrix", err));
+    qn_banded_decode(banded, q);
+    const qn_status status = qn_descent_values(w, q, hessian, banded->rows, banded->cols, p->ctx, w, err);
+    free(q);
+    return status;
+}
+
+/* *target, owned: where training is to begin; NULL without tuning. */
+static qn_status fit(const prefix *p, int64_t entry, const metric *m, qn_encoded *out, float **target,
+                     double *relative_error, qn_error *err) {
     const qn_layout_entry *e = &p->layout->entries[entry];
     const qni_plan_choice *choice = &p->job->choices[entry];
     const qn_band_shape shape = qn_band_shape_of(&choice->shape, choice->line_band);
@@ -94,10 +118,15 @@ static qn_status fit(const prefix *p, int64_t entry, const metric *m, qn_encoded
     const float *hessian = rotation ? m->rotated : m->hessian;
     if (status == QN_OK)
         status = qn_hessian_fit(w, hessian, &shape, &p->job->options.fit, p->ctx, &banded, &report, err);
-    free(w);
+    if (status == QN_OK && is_tuned(p)) status = find_start(p, &banded, hessian, w, err);
     if (status == QN_OK) status = qn_banded_encode(&banded, rotation, e->name, out, err);
     qn_banded_release(&banded);
     if (status == QN_OK) *relative_error = report.relative_error;
+    *target = NULL;
+    if (status == QN_OK && is_tuned(p))
+        *target = w;
+    else
+        free(w);
     return status;
 }
 
@@ -105,13 +134,17 @@ static qn_status fit(const prefix *p, int64_t entry, const metric *m, qn_encoded
 static qn_status fit_matrix(prefix *p, int64_t entry, const metric *m, qn_error *err) {
     const char *name = p->layout->entries[entry].name;
     double relative_error = 0.0;
+    float *target = NULL;
     qn_encoded encoded = {0};
-    QN_TRY(fit(p, entry, m, &encoded, &relative_error, err));
-    const qn_status status = qni_matrix_store_save(p->job->store, entry, name, &encoded, err);
+    QN_TRY(fit(p, entry, m, &encoded, &target, &relative_error, err));
+    const qn_status status =
+        qni_matrix_store_save(p->job->store, QNI_STAGE_FITTED, entry, name, &encoded, target, err);
     if (status != QN_OK) {
         qn_encoded_release(&encoded);
+        free(target);
         return status;
     }
+    p->targets[entry] = target;
     if (p->relative_errors) p->relative_errors[entry] = relative_error;
     p->lent[entry] = (qn_weight){.kind = QN_WEIGHT_ENCODED, .encoded = encoded};
     return qn_model_set_weight(p->job->student, entry, &p->lent[entry], err);
@@ -120,8 +153,9 @@ static qn_status fit_matrix(prefix *p, int64_t entry, const metric *m, qn_error 
 /* Takes a matrix from the store where it is there already. */
 static qn_status take_stored(prefix *p, int64_t entry, bool *found, qn_error *err) {
     qn_encoded encoded = {0};
-    QN_TRY(qni_matrix_store_load(p->job->store, entry, p->layout->entries[entry].name,
-                                 &p->job->choices[entry].shape, found, &encoded, err));
+    QN_TRY(qni_matrix_store_load(p->job->store, QNI_STAGE_FITTED, entry, p->layout->entries[entry].name,
+                                 &p->job->choices[entry].shape, found, &encoded,
+                                 is_tuned(p) ? &p->targets[entry] : NULL, err));
     if (!*found) return QN_OK;
     if (p->relative_errors) p->relative_errors[entry] = -1.0;
     p->lent[entry] = (qn_weight){.kind = QN_WEIGHT_ENCODED, .encoded = encoded};
@@ -132,6 +166,8 @@ static void give_back(prefix *p, int64_t entry) {
     (void)!qn_model_set_weight(p->job->student, entry, NULL, NULL); /* its own: cannot fail */
     if (p->lent[entry].kind == QN_WEIGHT_ENCODED) qn_encoded_release(&p->lent[entry].encoded);
     p->lent[entry] = (qn_weight){0};
+    free(p->targets[entry]);
+    p->targets[entry] = NULL;
 }
 
 static void show_progress(prefix *p) {
@@ -212,13 +248,98 @@ static qn_status compress_input(prefix *p, int64_t layer, int64_t entry, qn_erro
     return status;
 }
 
+/* ---- training a block ---- */
+
+static int64_t window_end(const prefix *p, int64_t layer) {
+    const int64_t end = layer + p->job->options.tuning.window;
+    return end < p->config->n_layers ? end : p->config->n_layers;
+}
+
+static qn_status open_tuning(prefix *p, qn_error *err) {
+    const int64_t h = p->config->hidden_size, n_tokens = p->job->sequences->starts[p->job->sequences->n];
+    if (!is_tuned(p)) return QN_OK;
+    QN_TRY(QNI_ALLOC(p->channel_weights, h, "the weights of channels", err));
+    QN_TRY(QNI_ALLOC(p->ahead, n_tokens * h, "a stream", err));
+    memcpy(p->ahead, p->teacher.stream, (size_t)(n_tokens * h) * sizeof *p->ahead);
+    return qni_probe_open(p->job->teacher, p->job->student, p->job->probe, p->job->options.compute, p->ctx,
+                          &p->probe, err);
+}
+
+/* The teacher's stream behind the window that begins with LAYER. */
+static qn_status walk_ahead(prefix *p, int64_t layer, qn_error *err) {
+    for (; p->ahead_depth < window_end(p, layer); p->ahead_depth++)
+        QN_TRY(qn_stepper_block(p->teacher.stepper, p->ahead_depth, p->ahead, err));
+    return QN_OK;
+}
+
+/* E[g^2] of the stream behind the window: that of its last layer's outputs, with a mean of 1. */
+static const float *weigh_channels(prefix *p, int64_t layer) {
+    const int64_t h = p->config->hidden_size,
+                  down = qn_layout_find(p->layout, QN_TENSOR_DOWN, window_end(p, layer) - 1);
+    double sum = 0.0;
+    if (!p->job->options.tuning.fisher_weights) return NULL;
+    const float *fisher = p->job->fisher->output[down];
+    for (int64_t j = 0; j < h; j++) sum += (double)fisher[j];
+    if (!(sum > 0.0)) return NULL;
+    for (int64_t j = 0; j < h; j++) p->channel_weights[j] = (float)((double)fisher[j] * (double)h / sum);
+    return p->channel_weights;
+}
+
+static qn_status make_set(const prefix *p, int64_t layer, qn_trainable *out, qn_error *err) {
+    const qn_encoded **fitted = qni_alloc_array(p->layout->n, sizeof *fitted);
+    if (!fitted) return qni_fail_nomem(err, "the matrices of a block");
+    for (int64_t i = 0; i < p->layout->n; i++) fitted[i] = &p->lent[i].encoded;
+    const qn_status status = qni_layer_trainable(p->job->teacher, layer, fitted, p->targets,
+                                                 &p->job->options.tuning.rates, p->ctx, out, err);
+    free(fitted);
+    return status;
+}
+
+/* The student passes the block with what the training made of it. */
+static qn_status pass_trained(prefix *p, int64_t layer, qn_trainable *t, qn_error *err) {
+    qn_status status = qn_trainable_lend(t, p->job->student, err);
+    if (status == QN_OK) status = qni_probe_pass(&p->probe, layer, err);
+    if (status == QN_OK) status = qn_stepper_block(p->student.stepper, layer, p->student.stream, err);
+    qn_trainable_give_back(t, p->job->student);
+    return status;
+}
+
+static qn_status tune_block(prefix *p, int64_t layer, qn_error *err) {
+    const qni_prefix_options *o = &p->job->options;
+    qn_trainable t = {0};
+    qni_block_report report;
+    QN_TRY(walk_ahead(p, layer, err));
+    QN_TRY(make_set(p, layer, &t, err));
+    const qni_block_job job = {.tuning = &o->tuning,
+                               .store = p->job->store,
+                               .sequences = p->job->sequences,
+                               .teacher = p->job->teacher,
+                               .student = p->job->student,
+                               .probe = &p->probe,
+                               .compute = o->compute,
+                               .stream = o->tuning.student_inputs ? p->student.stream : p->teacher.stream,
+                               .target = p->ahead,
+                               .channel_weights = weigh_channels(p, layer),
+                               .layer = layer};
+    qn_status status = qni_tune_block(&job, &t, p->ctx, &report, err);
+    if (status == QN_OK && p->reports) p->reports[layer] = report;
+    if (status == QN_OK) status = pass_trained(p, layer, &t, err);
+    qn_trainable_release(&t);
+    return status;
+}
+
+/* ---- the walk ---- */
+
 static qn_status compress_block(prefix *p, int64_t layer, qn_error *err) {
     static const qn_tensor_kind order[] = {QN_TENSOR_Q, QN_TENSOR_O, QN_TENSOR_GATE, QN_TENSOR_DOWN};
     for (size_t k = 0; k < sizeof order / sizeof *order; k++) {
         QN_TRY(qn_check_cancelled(p->ctx, err));
         QN_TRY(compress_input(p, layer, qn_layout_find(p->layout, order[k], layer), err));
     }
-    QN_TRY(qn_stepper_block(p->student.stepper, layer, p->student.stream, err));
+    if (is_tuned(p))
+        QN_TRY(tune_block(p, layer, err));
+    else
+        QN_TRY(qn_stepper_block(p->student.stepper, layer, p->student.stream, err));
     QN_TRY(qn_stepper_block(p->teacher.stepper, layer, p->teacher.stream, err));
     for (int64_t i = 0; i < p->layout->n; i++)
         if (p->layout->entries[i].is_matrix && p->layout->entries[i].layer == layer) give_back(p, i);
@@ -277,26 +398,33 @@ static qn_status compress_head(prefix *p, qn_error *err) {
 
 static qn_status run(prefix *p, qn_error *err) {
     p->lent = qni_alloc_array(p->layout->n, sizeof *p->lent);
-    if (!p->lent) return qni_fail_nomem(err, "weights");
+    p->targets = qni_alloc_array(p->layout->n, sizeof *p->targets);
+    if (!p->lent || !p->targets) return qni_fail_nomem(err, "weights");
     show_progress(p);
     QN_TRY(compress_embedding(p, err));
     QN_TRY(walker_open(p, p->job->student, &p->student, err));
     QN_TRY(walker_open(p, p->job->teacher, &p->teacher, err));
+    QN_TRY(open_tuning(p, err));
     for (int64_t l = 0; l < p->config->n_layers; l++) QN_TRY(compress_block(p, l, err));
     return compress_head(p, err);
 }
 
 qn_status qni_prefix_run(const qni_prefix_job *job, const qn_context *ctx, double *relative_errors,
-                         qn_error *err) {
+                         qni_block_report *reports, qn_error *err) {
     prefix p = {.job = job,
                 .ctx = ctx,
                 .layout = qn_checkpoint_layout(qn_model_checkpoint(job->teacher)),
                 .config = qn_model_config(job->teacher),
-                .relative_errors = relative_errors};
+                .relative_errors = relative_errors,
+                .reports = reports};
     const qn_status status = run(&p, err);
     walker_close(&p.teacher);
     walker_close(&p.student);
-    for (int64_t i = 0; p.lent && i < p.layout->n; i++) give_back(&p, i);
+    qni_probe_close(&p.probe);
+    for (int64_t i = 0; p.lent && p.targets && i < p.layout->n; i++) give_back(&p, i);
     free(p.lent);
+    free(p.targets);
+    free(p.ahead);
+    free(p.channel_weights);
     return status;
 }

@@ -5,6 +5,9 @@
  * each fit come from a student whose earlier matrices are in their codes already. A linear layer is fitted to the target half
  * way between the teacher's weights and the teacher's outputs (qn_asymmetric_target). The head of an untied model comes last.
  *
+ * With block tuning, a block whose matrices are done is trained (block_tuning.h) before the walk goes on, and the walk goes on with what
+ * the training made of it.
+ *
  * Each matrix is saved as soon as it is done (matrix_store.h); a run that is taken up again takes what is there and walks on, to
  * the same bytes. Memory: two streams of T * h floats, one chunk's inputs, one layer's second moments, and the codes of one
  * block. */
@@ -13,8 +16,9 @@
 
 #include "quern/fit/hessian_fit.h"
 #include "quern/model/model.h"
+#include "quern/fit/fisher.h"
 #include "quern/model/walk.h"
-#include "recipe/matrix_store.h"
+#include "recipe/block_tuning.h"
 #include "recipe/planner.h"
 
 typedef struct qni_prefix_options {
@@ -23,6 +27,7 @@ typedef struct qni_prefix_options {
     bool student_inputs; /* else every fit sees the teacher's inputs */
     double target_blend; /* 0: the teacher's weights; 1: the teacher's outputs */
     double target_ridge;
+    qni_block_tuning tuning;
 } qni_prefix_options;
 
 typedef struct qni_prefix_job {
@@ -32,12 +37,14 @@ typedef struct qni_prefix_job {
     const qni_plan_choice *choices; /* [layout.n] matrices only */
     const float *embedding_metric;  /* [h, h] */
     const qni_matrix_store *store;
+    const qn_sequences *probe; /* tuning only: text to judge it by */
+    const qn_fisher *fisher;   /* tuning with fisher_weights only */
     qni_prefix_options options;
 } qni_prefix_job;
 
 /* Compresses every matrix into the store. *relative_errors [layout.n] (may be NULL) receives what each fit left of its metric;
- * -1 for matrices that were there already. */
+ * -1 for matrices that were there already. REPORTS [layers], with tuning only, may be NULL. */
 QN_NODISCARD qn_status qni_prefix_run(const qni_prefix_job *job, const qn_context *ctx,
-                                      double *relative_errors, qn_error *err);
+                                      double *relative_errors, qni_block_report *reports, qn_error *err);
 
 #endif

@@ -36,8 +36,10 @@ const qni_setting qni_settings[QNI_SETTING_COUNT] = {
     {"quantize", "order", CHOICE(activation_order), {"natural", "activation"}, true},
     {"quantize", "error_decay", QNI_SETTING_REAL, FIELD(error_decay), 0, 0, 1, {NULL}, true},
     {"quantize", "hadamard", QNI_SETTING_INTEGER, FIELD(hadamard), 0, 0, MAX_HADAMARD, {NULL}, true},
+    {"quantize", "rotate", CHOICE(measured_rotation), {"all", "measured"}, true},
     {"quantize", "inputs", CHOICE(student_inputs), {"teacher", "student"}, true},
     {"quantize", "target_blend", QNI_SETTING_REAL, FIELD(target_blend), 0, 0, 1, {NULL}, true},
+    {"plan", "errors", CHOICE(measured_errors), {"normal", "measured"}, true},
     {"rescue", "max_fraction", QNI_SETTING_REAL, FIELD(max_rescue_fraction), 0, 0, 1, {NULL}, false},
 };
 
@@ -108,6 +110,7 @@ qn_recipe qni_recipe_base(qn_track track, bool calibrated) {
     recipe.target_blend = 0.5;
     recipe.activation_order = true;
     recipe.student_inputs = true;
+    recipe.measured_errors = true;
     return recipe;
 }
 

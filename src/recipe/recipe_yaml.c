@@ -11,7 +11,7 @@
 #include <cyaml/cyaml.h>
 
 /* The file as YAML sees it. All values are read as text: libcyaml takes "64x" and "1.5" for integers. */
-enum { MAX_STAGE_SETTINGS = 13 };
+enum { MAX_STAGE_SETTINGS = 14 };
 typedef struct stage {
     char *values[MAX_STAGE_SETTINGS]; /* in the order of the settings of the stage */
 } stage;
@@ -22,7 +22,7 @@ typedef struct recipe_file {
     char *name;
     override *overrides;
     unsigned overrides_count; /* the name libcyaml looks for */
-    stage *calibrate, *quantize, *rescue;
+    stage *calibrate, *quantize, *plan, *rescue;
 } recipe_file;
 
 #define VALUE(key, index)                                                                                    \
@@ -36,8 +36,9 @@ static const cyaml_schema_field_t k_calibrate_fields[] = {VALUE("tokens", 0), VA
 static const cyaml_schema_field_t k_quantize_fields[] = {
     VALUE("fit", 0),           VALUE("group_size", 1),  VALUE("rule", 2),      VALUE("lines", 3),
     VALUE("planes", 4),        VALUE("scales", 5),      VALUE("sweeps", 6),    VALUE("damping", 7),
-    VALUE("order", 8),         VALUE("error_decay", 9), VALUE("hadamard", 10), VALUE("inputs", 11),
-    VALUE("target_blend", 12), CYAML_FIELD_END};
+    VALUE("order", 8),         VALUE("error_decay", 9), VALUE("hadamard", 10), VALUE("rotate", 11),
+    VALUE("inputs", 12),       VALUE("target_blend", 13), CYAML_FIELD_END};
+static const cyaml_schema_field_t k_plan_fields[] = {VALUE("errors", 0), CYAML_FIELD_END};
 static const cyaml_schema_field_t k_rescue_fields[] = {VALUE("max_fraction", 0), CYAML_FIELD_END};
 static const cyaml_schema_field_t k_override_fields[] = {
     CYAML_FIELD_STRING_PTR("match", CYAML_FLAG_POINTER, override, match, 1,
@@ -53,6 +54,7 @@ static const cyaml_schema_field_t k_file_fields[] = {
                            sizeof((qn_recipe *)0)->name - 1),
     STAGE(calibrate, k_calibrate_fields),
     STAGE(quantize, k_quantize_fields),
+    STAGE(plan, k_plan_fields),
     STAGE(rescue, k_rescue_fields),
     CYAML_FIELD_END};
 static const cyaml_schema_value_t k_file_schema = {
@@ -160,6 +162,7 @@ static qn_status apply_choice(const qni_setting *s, const char *text, const char
 static const char *text_of(const recipe_file *file, const qni_setting *s) {
     const stage *st = strcmp(s->stage, "calibrate") == 0  ? file->calibrate
                       : strcmp(s->stage, "quantize") == 0 ? file->quantize
+                      : strcmp(s->stage, "plan") == 0     ? file->plan
                                                           : file->rescue;
     const qni_setting *first = s;
     while (first > qni_settings && strcmp(first[-1].stage, s->stage) == 0) first--;

@@ -67,7 +67,11 @@ QN_NODISCARD QN_API qn_status qn_trainable_step(qn_trainable *t, double temperat
                                                 const qn_adamw_options *adamw, double lr, int64_t step,
                                                 const qn_context *ctx, qn_error *err);
 
-/* Keeps a copy of all parameters, and goes back to it. */
+/* All parameters to and from an array [n_floats]. */
+QN_API void qn_trainable_copy(const qn_trainable *t, float *out);
+QN_API void qn_trainable_set(qn_trainable *t, const float *values);
+
+/* Keeps such a copy in the set, and goes back to it. */
 QN_NODISCARD QN_API qn_status qn_trainable_keep(qn_trainable *t, qn_error *err);
 QN_API void qn_trainable_restore(qn_trainable *t);
 

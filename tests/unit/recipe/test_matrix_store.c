@@ -83,7 +83,7 @@ static qn_encoded make_matrix(bool banded) {
 static qn_encoded saved_matrix(const fixture *f, bool banded) {
     qn_encoded e = make_matrix(banded);
     if (qn_encoded_bind(&e, k_name, NULL) != QN_OK) fail_msg("the test's matrix is not legal");
-    assert_ok(qni_matrix_store_save(&f->store, ENTRY, k_name, &e, err));
+    assert_ok(qni_matrix_store_save(&f->store, QNI_STAGE_FITTED, ENTRY, k_name, &e, NULL, err));
     return e;
 }
 
@@ -96,10 +96,14 @@ static void expect_refused(const fixture *f, const char *name, const qn_encoded 
                            const char *words) {
     qn_encoded got = {.rows = 99};
     bool found = false;
-    assert_error(qni_matrix_store_load(&f->store, ENTRY, name, shape, &found, &got, err), code, words);
+    assert_error(
+        qni_matrix_store_load(&f->store, QNI_STAGE_FITTED, ENTRY, name, shape, &found, &got, NULL, err), code,
+        words);
     assert_int_equal(got.rows, 99);
     assert_null(got.owned);
-    assert_int_equal(qni_matrix_store_load(&f->store, ENTRY, name, shape, &found, &got, NULL), code);
+    assert_int_equal(
+        qni_matrix_store_load(&f->store, QNI_STAGE_FITTED, ENTRY, name, shape, &found, &got, NULL, NULL),
+        code);
 }
 
 static void test_round_trip(void **state) {
@@ -108,7 +112,8 @@ static void test_round_trip(void **state) {
         qn_encoded e = saved_matrix(f, banded), got = {0};
         const qn_encoded shape = shape_of(banded);
         bool found = false;
-        assert_ok(qni_matrix_store_load(&f->store, ENTRY, k_name, &shape, &found, &got, err));
+        assert_ok(qni_matrix_store_load(&f->store, QNI_STAGE_FITTED, ENTRY, k_name, &shape, &found, &got,
+                                        NULL, err));
         assert_true(found);
         assert_true(qn_encoded_same_shape(&got, &e));
         assert_true(got.data != e.data && got.owned != NULL);
@@ -130,7 +135,8 @@ static void test_not_found(void **state) {
     bool found = true;
     qn_layout_entry entries[ENTRY + 1] = {{0}};
     const qn_layout layout = {.entries = entries, .n = ENTRY + 1}, small = {.entries = entries, .n = ENTRY};
-    assert_ok(qni_matrix_store_load(&f->store, ENTRY, k_name, &shape, &found, &got, err));
+    assert_ok(
+        qni_matrix_store_load(&f->store, QNI_STAGE_FITTED, ENTRY, k_name, &shape, &found, &got, NULL, err));
     assert_false(found);
     assert_int_equal(got.rows, 99);
     assert_false(qni_matrix_store_is_used(&f->store, &layout));
@@ -180,7 +186,8 @@ static void test_damaged(void **state) {
         write_test_file(f->folder, "matrix-00007.safetensors", data, n);
         qn_encoded got = {0};
         bool found = false;
-        assert_int_not_equal(qni_matrix_store_load(&f->store, ENTRY, k_name, &shape, &found, &got, NULL),
+        assert_int_not_equal(qni_matrix_store_load(&f->store, QNI_STAGE_FITTED, ENTRY, k_name, &shape, &found,
+                                                   &got, NULL, NULL),
                              QN_OK);
         assert_null(got.owned);
     }
@@ -191,7 +198,8 @@ static void test_damaged(void **state) {
         data[at] ^= 0x55;
         qn_encoded got = {0};
         bool found = false;
-        const qn_status status = qni_matrix_store_load(&f->store, ENTRY, k_name, &shape, &found, &got, NULL);
+        const qn_status status = qni_matrix_store_load(&f->store, QNI_STAGE_FITTED, ENTRY, k_name, &shape,
+                                                       &found, &got, NULL, NULL);
         assert_true(status == QN_OK || status == QN_E_FORMAT || status == QN_E_VALUE ||
                     status == QN_E_ARGUMENT || status == QN_E_SHAPE || status == QN_E_UNSUPPORTED);
         n_refused += status != QN_OK;
@@ -211,7 +219,8 @@ static void test_cannot_write(void **state) {
     char *path = path_in(f->folder, "gone");
     qni_matrix_store store = f->store;
     store.folder = path;
-    assert_error(qni_matrix_store_save(&store, ENTRY, k_name, &e, err), QN_E_IO, "gone");
+    assert_error(qni_matrix_store_save(&store, QNI_STAGE_FITTED, ENTRY, k_name, &e, NULL, err), QN_E_IO,
+                 "gone");
     assert_int_equal(count_entries(f->folder), 0);
     qn_encoded_release(&e);
     free(path);

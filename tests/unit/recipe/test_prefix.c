@@ -141,7 +141,7 @@ static void close_fixture(fixture *f) {
 
 static void run_walk(const fixture *f, int n_threads, double *relative_errors) {
     const qn_context ctx = {.n_threads = n_threads};
-    assert_ok(qni_prefix_run(&f->job, &ctx, relative_errors, err));
+    assert_ok(qni_prefix_run(&f->job, &ctx, relative_errors, NULL, err));
 }
 
 static void name_of(int64_t entry, char name[40]) {
@@ -184,8 +184,8 @@ static void expect_same_stores(const fixture *f, const char *a, const char *b) {
 static qn_status load_stored(void *user, int64_t entry, qn_encoded *out, qn_error *err) {
     const fixture *f = user;
     bool found = false;
-    QN_TRY(qni_matrix_store_load(&f->store, entry, f->layout->entries[entry].name, &f->choices[entry].shape,
-                                 &found, out, err));
+    QN_TRY(qni_matrix_store_load(&f->store, QNI_STAGE_FITTED, entry, f->layout->entries[entry].name,
+                                 &f->choices[entry].shape, &found, out, NULL, err));
     assert_true(found);
     return QN_OK;
 }
@@ -449,7 +449,7 @@ static void test_stopped_and_taken_up(void **state) {
     for (int checks = 1;; checks += 1 + checks / 3) {
         patience p = {checks};
         const qn_context ctx = {.n_threads = 1, .is_cancelled = is_cancelled, .user = &p};
-        const qn_status status = qni_prefix_run(&f->job, &ctx, NULL, NULL);
+        const qn_status status = qni_prefix_run(&f->job, &ctx, NULL, NULL, NULL);
         expect_given_back(f);
         assert_true(count_entries(f->folder) >= n_files);
         n_files = count_entries(f->folder);
@@ -469,7 +469,7 @@ static void test_foreign_files(void **state) {
     run_walk(f, 2, NULL);
     remove_matrix(f, qn_layout_find(f->layout, QN_TENSOR_V, 1));
     snprintf(f->store.key, sizeof f->store.key, "another");
-    assert_error(qni_prefix_run(&f->job, NULL, NULL, err), QN_E_ARGUMENT,
+    assert_error(qni_prefix_run(&f->job, NULL, NULL, NULL, err), QN_E_ARGUMENT,
                  "matrix-00000|another run|a run|--work");
     expect_given_back(f);
     close_fixture(f);

@@ -1,0 +1,30 @@
+/* A little held-back text on which a stage of a run is judged by what counts: the divergence at the head, not its own proxy.
+ *
+ * The student walks through the probe's text as far as it is compressed; the blocks behind are the teacher's. */
+#ifndef QUERN_SRC_RECIPE_PROBE_H
+#define QUERN_SRC_RECIPE_PROBE_H
+
+#include "quern/model/stepper.h"
+
+typedef struct qni_probe {
+    qn_model *teacher, *student; /* borrowed */
+    qn_sequences sequences;      /* borrowed */
+    const qn_context *ctx;
+    qn_stepper *stepper;                      /* of the student */
+    float *stream, *scratch, *teacher_hidden; /* owned [T, h] */
+    int64_t n_tokens;
+} qni_probe;
+
+/* The student's embedding is compressed already. */
+QN_NODISCARD qn_status qni_probe_open(qn_model *teacher, qn_model *student, const qn_sequences *sequences,
+                                      qn_compute compute, const qn_context *ctx, qni_probe *out,
+                                      qn_error *err);
+void qni_probe_close(qni_probe *probe);
+
+/* KL(teacher || student) at the head, nats a token, with the student's blocks from LAYER on as they are now. */
+QN_NODISCARD qn_status qni_probe_kl(qni_probe *probe, int64_t layer, double *kl_nats, qn_error *err);
+
+/* Block LAYER is as it will be. */
+QN_NODISCARD qn_status qni_probe_pass(qni_probe *probe, int64_t layer, qn_error *err);
+
+#endif
