@@ -40,12 +40,12 @@ static double sensitivity_of(const qni_code_errors_job *job, const float *w, int
 static qn_status fit_sample(const qni_code_errors_job *job, const float *w, int64_t n, qni_band_kind kind,
                             const qn_context *ctx, double *error, qn_error *err) {
     const qn_codec codec = job->codecs->of[kind];
-    const qn_band_shape shape = {
-        .rows = n,
-        .cols = qn_weight_cols(job->weight),
-        .axis = job->axis,
-        .n_bands = 1,
-        .bands = {{codec.code, kind == QNI_BAND_DOUBLE ? 2 : 1, codec.group_size, codec.scale == QN_SCALE_LOG6}}};
+    const qn_band_shape shape = {.rows = n,
+                                 .cols = qn_weight_cols(job->weight),
+                                 .axis = job->axis,
+                                 .n_bands = 1,
+                                 .bands = {{codec.code, kind == QNI_BAND_DOUBLE ? 2 : 1, codec.group_size,
+                                            codec.scale == QN_SCALE_LOG6}}};
     qn_banded banded = {0};
     qn_hessian_fit_report report = {0};
     QN_TRY(qn_hessian_fit(w, job->hessian, &shape, job->fit, ctx, &banded, &report, err));

@@ -140,8 +140,7 @@ static qn_status add_head_rows(const qni_loss_lines *l, int64_t entry, qni_line_
 }
 
 /* What the embedding's rows cost as vectors that are looked up. */
-static qn_status add_lookups(const qni_loss_lines *l, int64_t entry, qni_line_losses *basis,
-                             qn_error *err) {
+static qn_status add_lookups(const qni_loss_lines *l, int64_t entry, qni_line_losses *basis, qn_error *err) {
     const int64_t cols = entry_of(l, entry)->cols;
     prices p = {.frequency = l->loss->token_frequency};
     double *gradient = qni_alloc_array(cols, sizeof *gradient);

@@ -80,8 +80,7 @@ static qn_status count_tokens(qni_loss_model *loss, const qn_sequences *sequence
     const int64_t n_tokens = sequences->starts[sequences->n];
     loss->token_frequency = qni_alloc_array(loss->layout->entries[embed].rows, sizeof(double));
     if (!loss->token_frequency) return qni_fail_nomem(err, "frequencies");
-    for (int64_t t = 0; t < n_tokens; t++)
-        loss->token_frequency[sequences->ids[t]] += 1.0 / (double)n_tokens;
+    for (int64_t t = 0; t < n_tokens; t++) loss->token_frequency[sequences->ids[t]] += 1.0 / (double)n_tokens;
     return QN_OK;
 }
 

@@ -45,12 +45,12 @@ typedef struct qni_loss_model {
 
 typedef struct qni_loss_model_options {
     qn_compute compute;
-    qn_axis axis;               /* of the lines of the layers' matrices */
+    qn_axis axis; /* of the lines of the layers' matrices */
     qni_band_codecs codecs;
     qn_hessian_fit_options fit; /* damping and order; all of it where errors are measured */
-    int64_t hadamard;           /* blocks of columns in which the matrices of the layers are rotated; 0: none */
-    bool rotation_is_open;      /* both bases, for the plan to choose from */
-    bool measures_errors;       /* of the codes, in each matrix; else those of normal weights */
+    int64_t hadamard;      /* blocks of columns in which the matrices of the layers are rotated; 0: none */
+    bool rotation_is_open; /* both bases, for the plan to choose from */
+    bool measures_errors;  /* of the codes, in each matrix; else those of normal weights */
     uint64_t seed;
 } qni_loss_model_options;
 

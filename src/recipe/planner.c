@@ -52,8 +52,7 @@ static int64_t lines_of(const qni_plan_matrix *m) {
 /* The shape with these counts; bands without lines are left out, and one band alone lies along the rows. */
 static qn_encoded shape_of(const qni_plan_matrix *m, const qni_band_codecs *codecs, int basis,
                            const int64_t n_lines[QNI_BAND_KIND_COUNT]) {
-    qn_encoded e = {
-        .rows = m->rows, .cols = m->cols, .axis = m->axis, .hadamard = m->bases[basis].hadamard};
+    qn_encoded e = {.rows = m->rows, .cols = m->cols, .axis = m->axis, .hadamard = m->bases[basis].hadamard};
     for (int k = 0; k < QNI_BAND_KIND_COUNT; k++) {
         if (n_lines[k] == 0) continue;
         e.bands[e.n_bands++] = (qn_band){
@@ -126,8 +125,8 @@ static int64_t fill_options(const planner *p, const qni_plan_matrix *m, const ra
     int64_t count = 0, n_q4 = 0;
     if (m->is_forced) {
         if (out)
-            *out = make_option(p, m, r, m->forced == QNI_BAND_DOUBLE ? n : 0,
-                               m->forced == QNI_BAND_Q4 ? n : 0);
+            *out =
+                make_option(p, m, r, m->forced == QNI_BAND_DOUBLE ? n : 0, m->forced == QNI_BAND_Q4 ? n : 0);
         return 1;
     }
     while (n_q4 <= max_q4) {

@@ -107,7 +107,8 @@ static double planned_error(qn_track track, qni_band_kind kind) {
     const int64_t entry = qn_layout_find(c.layout, QN_TENSOR_UP, 0);
     const qni_plan_choice *choice = &c.choices[entry];
     double sensitivity = 0.0;
-    for (int64_t j = 0; j < c.layout->entries[entry].cols; j++) sensitivity += c.loss.columns[entry][j];
+    for (int64_t j = 0; j < c.layout->entries[entry].cols; j++)
+        sensitivity += c.loss.matrices[entry].bases[0].columns[j];
     assert_int_equal(choice->n_lines[kind], c.layout->entries[entry].cols);
     const double error = 2.0 * choice->loss / sensitivity;
     qn_artifact_plan_free(plan);

@@ -42,7 +42,7 @@ static fixture *open_fixture(tiny_options tiny) {
     for (int i = 0; i < FISHER_T; i++) f->fisher_ids[i] = (i * 13 + 5) % VOCAB;
     f->sequences = (qn_sequences){f->ids, k_starts, 3};
     f->fisher_sequences = (qn_sequences){f->fisher_ids, k_fisher_starts, 2};
-    f->options = (qni_loss_model_options){.damping = 0.01, .activation_order = true, .seed = SEED};
+    f->options = (qni_loss_model_options){.fit = qn_hessian_fit_defaults(), .seed = SEED};
     return f;
 }
 
@@ -124,8 +124,8 @@ static double *diagonal_of(const fixture *f, const double *products, int64_t col
     for (int64_t i = 0; i < cols; i++)
         for (int64_t j = 0; j < cols; j++)
             hessian[i * cols + j] = (float)h[i <= j ? i * cols + j : j * cols + i];
-    assert_ok(
-        qn_feedback_diagonal(hessian, cols, f->options.damping, f->options.activation_order, NULL, d, err));
+    assert_ok(qn_feedback_diagonal(hessian, cols, f->options.fit.damping, f->options.fit.activation_order,
+                                   NULL, d, err));
     free(h);
     free(hessian);
     return d;
@@ -190,21 +190,21 @@ static void check_model(fixture *f) {
     assert_ok(qn_fisher_measure(f->model, &f->fisher_sequences, &fisher_options, NULL, &fisher, err));
     for (int64_t i = 0; i < f->layout->n; i++) {
         const qn_layout_entry *e = &f->layout->entries[i];
-        assert_true((loss.columns[i] != NULL) == e->is_matrix);
-        assert_true((loss.rows[i] != NULL) == e->is_matrix);
+        const qni_line_losses *got = &loss.matrices[i].bases[0];
+        assert_int_equal(loss.matrices[i].n_bases, e->is_matrix ? 1 : 0);
         if (!e->is_matrix) continue;
         sums want = {calloc((size_t)e->cols, sizeof(double)), calloc((size_t)e->rows, sizeof(double))};
         if (e->kind != QN_TENSOR_EMBED || f->config->tied) add_linear(f, &in, &fisher, i, &want);
         if (e->kind == QN_TENSOR_EMBED) add_lookup(f, &fisher, i, &want);
-        expect_near(loss.columns[i], want.columns, e->cols, e->name, "column");
-        expect_near(loss.rows[i], want.rows, e->rows, e->name, "row");
+        expect_near(got->columns, want.columns, e->cols, e->name, "column");
+        expect_near(got->rows, want.rows, e->rows, e->name, "row");
         free(want.columns);
         free(want.rows);
     }
     qn_fisher_release(&fisher);
     free_inputs(f, &in);
     qni_loss_model_release(&loss);
-    assert_null(loss.columns);
+    assert_null(loss.matrices);
     qni_loss_model_release(&loss);
 }
 
@@ -212,8 +212,8 @@ static void test_sensitivities(void **state) {
     (void)state;
     for (int i = 0; i < 4; i++) {
         fixture *f = open_fixture((tiny_options){.tied = i % 2, .attention_bias = i == 3});
-        f->options.activation_order = i < 2;
-        f->options.damping = i < 2 ? 0.01 : 0.1;
+        f->options.fit.activation_order = i < 2;
+        f->options.fit.damping = i < 2 ? 0.01 : 0.1;
         check_model(f);
         close_fixture(f);
     }
@@ -268,8 +268,9 @@ static void test_threads_change_nothing(void **state) {
     for (int64_t i = 0; i < f->layout->n; i++) {
         const qn_layout_entry *e = &f->layout->entries[i];
         if (!e->is_matrix) continue;
-        assert_memory_equal(one.columns[i], three.columns[i], (size_t)e->cols * sizeof(double));
-        assert_memory_equal(one.rows[i], three.rows[i], (size_t)e->rows * sizeof(double));
+        const qni_line_losses *a = &one.matrices[i].bases[0], *b = &three.matrices[i].bases[0];
+        assert_memory_equal(a->columns, b->columns, (size_t)e->cols * sizeof(double));
+        assert_memory_equal(a->rows, b->rows, (size_t)e->rows * sizeof(double));
     }
     qni_loss_model_release(&one);
     qni_loss_model_release(&three);
@@ -294,7 +295,7 @@ static void test_failures(void **state) {
     assert_error(
         qni_loss_model_measure(f->model, &f->sequences, &f->fisher_sequences, &f->options, NULL, &loss, err),
         QN_E_VALUE, "61");
-    assert_null(loss.columns);
+    assert_null(loss.matrices);
     qni_loss_model_release(&loss);
     close_fixture(f);
 }

@@ -9,7 +9,11 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MAX_MATRICES = 3, MAX_LINES = 120, MAX_PLANS = (MAX_LINES + 1) * (MAX_LINES + 2) / 2 };
+enum {
+    MAX_MATRICES = 3,
+    MAX_LINES = 120,
+    MAX_PLANS = (MAX_LINES + 1) * (MAX_LINES + 2) / 2 /* in one basis; shorter matrices have two */
+};
 static const int64_t k_no_limit = INT64_C(1) << 40;
 /* Sums of a hundred doubles in another order. */
 static const double k_sum_tolerance = 1e-12;
@@ -30,35 +34,42 @@ static int64_t random_below(int64_t n) {
 typedef struct problem {
     int64_t n;
     qni_plan_matrix matrices[MAX_MATRICES];
-    double sensitivity[MAX_MATRICES][MAX_LINES];
-    qni_band_kind_options kinds[QNI_BAND_KIND_COUNT];
+    double sensitivity[MAX_MATRICES][QNI_MAX_BASES][MAX_LINES];
+    qni_band_codecs codecs;
 } problem;
 
-static void set_kinds(problem *p, qn_code code, int32_t group_size, qn_scale_code scale) {
+static void set_codecs(problem *p, qn_code code, int32_t group_size, qn_scale_code scale) {
     const qn_codec codec = {code, group_size, scale};
-    p->kinds[QNI_BAND_SINGLE] = (qni_band_kind_options){codec, code == QN_CODE_SIGN ? 0.36 : 0.19};
-    p->kinds[QNI_BAND_DOUBLE] = (qni_band_kind_options){codec, code == QN_CODE_SIGN ? 0.12 : 0.028};
-    p->kinds[QNI_BAND_Q4] = (qni_band_kind_options){{QN_CODE_Q4, 128, scale}, 0.0115};
+    p->codecs = (qni_band_codecs){{codec, codec, {QN_CODE_Q4, 128, scale}}};
 }
 
 static int64_t lines_of(const qni_plan_matrix *m) {
     return m->axis == QN_AXIS_ROWS ? m->rows : m->cols;
 }
 
-/* Sensitivities over three orders of magnitude, as those of a model's columns are. */
+/* Sensitivities over three orders of magnitude, as those of a model's columns are, or SPREAD. */
+static void add_basis(problem *p, int64_t i, int32_t hadamard, double size, double spread) {
+    qni_plan_matrix *m = &p->matrices[i];
+    const int b = m->n_bases++;
+    const bool is_sign = p->codecs.of[QNI_BAND_SINGLE].code == QN_CODE_SIGN;
+    m->bases[b] = (qni_plan_basis){.hadamard = hadamard,
+                                   .sensitivity = p->sensitivity[i][b],
+                                   .relative_error = {is_sign ? 0.36 : 0.19, is_sign ? 0.12 : 0.028, 0.0115}};
+    for (int64_t j = 0; j < lines_of(m); j++)
+        p->sensitivity[i][b][j] = size * pow(10.0, spread * (random_uniform() - 0.5));
+}
+
 static void add_matrix(problem *p, int64_t rows, int64_t cols, qn_axis axis) {
     const int64_t i = p->n++;
     const double size = pow(10.0, 2.0 * random_uniform() - 4.0);
-    p->matrices[i] =
-        (qni_plan_matrix){.rows = rows, .cols = cols, .axis = axis, .sensitivity = p->sensitivity[i]};
-    for (int64_t j = 0; j < lines_of(&p->matrices[i]); j++)
-        p->sensitivity[i][j] = size * pow(10.0, 3.0 * random_uniform() - 1.5);
+    p->matrices[i] = (qni_plan_matrix){.rows = rows, .cols = cols, .axis = axis};
+    add_basis(p, i, 0, size, 3.0);
 }
 
 static void random_problem(problem *p, uint64_t seed, qn_axis axis, int64_t n_lines) {
     *p = (problem){0};
     random_state = seed * 977 + 5;
-    set_kinds(p, seed % 2 ? QN_CODE_SIGN : QN_CODE_TERNARY, 16, seed / 2 % 2 ? QN_SCALE_LOG6 : QN_SCALE_F16);
+    set_codecs(p, seed % 2 ? QN_CODE_SIGN : QN_CODE_TERNARY, 16, seed / 2 % 2 ? QN_SCALE_LOG6 : QN_SCALE_F16);
     for (int64_t i = 0, n = n_lines < 20 ? 2 + (int64_t)(seed % 2) : 2; i < n; i++) {
         const int64_t other = 24 + random_below(200);
         if (axis == QN_AXIS_ROWS)
@@ -72,12 +83,13 @@ static void random_problem(problem *p, uint64_t seed, qn_axis axis, int64_t n_li
 
 /* One way to cut a matrix; bytes as the format defines them. */
 typedef struct cut {
+    int basis;
     int64_t n_double, n_q4, n_bytes, q4_weights;
     double loss;
 } cut;
 
 static int64_t band_bytes(const problem *p, const qni_plan_matrix *m, int kind, int64_t n_lines, bool alone) {
-    const qn_codec codec = p->kinds[kind].codec;
+    const qn_codec codec = p->codecs.of[kind];
     const bool by_rows = m->axis == QN_AXIS_ROWS || alone, transposed = !by_rows && kind == QNI_BAND_Q4;
     const int64_t n = alone ? m->rows : n_lines;
     const int64_t rows = by_rows || transposed ? n : m->rows;
@@ -94,33 +106,40 @@ static int compare_falling(const void *a, const void *b) {
     return (x < y) - (x > y);
 }
 
-static cut make_cut(const problem *p, int64_t i, int64_t n_double, int64_t n_q4) {
+static cut make_cut(const problem *p, int64_t i, int basis, int64_t n_double, int64_t n_q4) {
     const qni_plan_matrix *m = &p->matrices[i];
     const int64_t n = lines_of(m), n_lines[] = {n - n_double - n_q4, n_double, n_q4};
     const int n_bands = (n_lines[0] > 0) + (n_lines[1] > 0) + (n_lines[2] > 0);
-    cut c = {.n_double = n_double, .n_q4 = n_q4, .q4_weights = n_q4 * (m->rows * m->cols / n)};
+    cut c = {
+        .basis = basis, .n_double = n_double, .n_q4 = n_q4, .q4_weights = n_q4 * (m->rows * m->cols / n)};
     if (n_bands > 1) c.n_bytes = (n * (n_bands - 1) + 7) / 8;
     for (int k = 0; k < QNI_BAND_KIND_COUNT; k++)
         if (n_lines[k] > 0) c.n_bytes += band_bytes(p, m, k, n_lines[k], n_bands == 1);
     double sorted[MAX_LINES];
-    memcpy(sorted, p->sensitivity[i], (size_t)n * sizeof *sorted);
+    memcpy(sorted, m->bases[basis].sensitivity, (size_t)n * sizeof *sorted);
     qsort(sorted, (size_t)n, sizeof *sorted, compare_falling);
     for (int64_t j = 0; j < n; j++) {
         const int kind = j < n_q4 ? QNI_BAND_Q4 : j < n_q4 + n_double ? QNI_BAND_DOUBLE : QNI_BAND_SINGLE;
-        c.loss += 0.5 * p->kinds[kind].relative_error * sorted[j];
+        c.loss += 0.5 * m->bases[basis].relative_error[kind] * sorted[j];
     }
     return c;
 }
 
-static int64_t all_cuts(const problem *p, int64_t i, cut cuts[MAX_PLANS]) {
+static int64_t cuts_in_basis(const problem *p, int64_t i, int basis, cut *cuts) {
     const int64_t n = lines_of(&p->matrices[i]);
-    const int64_t max_q4 = p->kinds[QNI_BAND_Q4].codec.code ? n : 0;
+    const int64_t max_q4 = p->codecs.of[QNI_BAND_Q4].code ? n : 0;
     int64_t count = 0;
     for (int64_t n_q4 = 0; n_q4 <= max_q4; n_q4++) {
-        const int64_t max_double = p->kinds[QNI_BAND_DOUBLE].codec.code ? n - n_q4 : 0;
+        const int64_t max_double = p->codecs.of[QNI_BAND_DOUBLE].code ? n - n_q4 : 0;
         for (int64_t n_double = 0; n_double <= max_double; n_double++)
-            cuts[count++] = make_cut(p, i, n_double, n_q4);
+            cuts[count++] = make_cut(p, i, basis, n_double, n_q4);
     }
+    return count;
+}
+
+static int64_t all_cuts(const problem *p, int64_t i, cut cuts[MAX_PLANS]) {
+    int64_t count = 0;
+    for (int b = 0; b < p->matrices[i].n_bases; b++) count += cuts_in_basis(p, i, b, cuts + count);
     return count;
 }
 
@@ -210,7 +229,8 @@ static void plan_release(plan *p) {
 static const cut *cut_of(const problem *p, const tables *t, const qni_plan_choice *c, int64_t i) {
     for (int64_t k = 0; k < t->n[i]; k++) {
         const cut *found = &t->cuts[i][k];
-        if (found->n_double == c->n_lines[QNI_BAND_DOUBLE] && found->n_q4 == c->n_lines[QNI_BAND_Q4])
+        if (found->n_double == c->n_lines[QNI_BAND_DOUBLE] && found->n_q4 == c->n_lines[QNI_BAND_Q4] &&
+            p->matrices[i].bases[found->basis].hadamard == c->shape.hadamard)
             return found;
     }
     fail_msg("matrix %d of %d: counts that are no cut", (int)i, (int)p->n);
@@ -218,8 +238,9 @@ static const cut *cut_of(const problem *p, const tables *t, const qni_plan_choic
 }
 
 /* Kinds in stored order; a more sensitive line never lies in a coarser band. */
-static void check_lines(const problem *p, const qni_plan_choice *c, int64_t i) {
+static void check_lines(const problem *p, const qni_plan_choice *c, int64_t i, int basis) {
     const qni_plan_matrix *m = &p->matrices[i];
+    const double *sensitivity = m->bases[basis].sensitivity;
     int kind_of_band[QN_MAX_BANDS], n_bands = 0;
     int64_t counted[QN_MAX_BANDS] = {0};
     double least[QN_MAX_BANDS], most[QN_MAX_BANDS];
@@ -227,7 +248,7 @@ static void check_lines(const problem *p, const qni_plan_choice *c, int64_t i) {
         if (c->n_lines[k] > 0) kind_of_band[n_bands++] = k;
     assert_int_equal(c->shape.n_bands, n_bands);
     for (int b = 0; b < n_bands; b++) {
-        const qn_codec codec = p->kinds[kind_of_band[b]].codec;
+        const qn_codec codec = p->codecs.of[kind_of_band[b]];
         assert_memory_equal(&c->shape.bands[b].codec, &codec, sizeof codec);
         assert_int_equal(c->shape.bands[b].n_planes, kind_of_band[b] == QNI_BAND_DOUBLE ? 2 : 1);
         least[b] = (double)INFINITY;
@@ -237,8 +258,8 @@ static void check_lines(const problem *p, const qni_plan_choice *c, int64_t i) {
         const int b = c->line_band[j];
         assert_in_range(b, 0, n_bands - 1);
         counted[b]++;
-        least[b] = fmin(least[b], m->sensitivity[j]);
-        most[b] = fmax(most[b], m->sensitivity[j]);
+        least[b] = fmin(least[b], sensitivity[j]);
+        most[b] = fmax(most[b], sensitivity[j]);
     }
     for (int b = 0; n_bands > 1 && b < n_bands; b++) {
         assert_int_equal(counted[b], c->shape.bands[b].n_lines);
@@ -253,7 +274,6 @@ static void check_choice(const problem *p, const tables *t, const qni_plan_choic
     assert_ok(qn_encoded_check_shape(&c->shape, "planned", err));
     assert_int_equal(c->shape.rows, m->rows);
     assert_int_equal(c->shape.cols, m->cols);
-    assert_int_equal(c->shape.hadamard, m->hadamard);
     assert_int_equal(c->shape.axis, c->shape.n_bands == 1 ? QN_AXIS_ROWS : m->axis);
     assert_int_equal(c->n_bytes, expected->n_bytes);
     assert_int_equal(c->n_bytes, qn_encoded_bytes(&c->shape));
@@ -265,13 +285,13 @@ static void check_choice(const problem *p, const tables *t, const qni_plan_choic
         assert_int_equal(c->shape.bands[0].n_lines, m->rows);
         for (int64_t j = 0; j < m->rows || j < m->cols; j++) assert_int_equal(c->line_band[j], 0);
     }
-    check_lines(p, c, i);
+    check_lines(p, c, i, expected->basis);
 }
 
 /* Plans, and checks all that holds for every plan. */
 static plan planned(const problem *p, const tables *t, qni_plan_limits limits) {
     plan result = {.n = p->n};
-    assert_ok(qni_plan(p->matrices, p->n, p->kinds, &limits, result.choices, &result.least_bytes, err));
+    assert_ok(qni_plan(p->matrices, p->n, &p->codecs, &limits, result.choices, &result.least_bytes, err));
     for (int64_t i = 0; i < p->n; i++) {
         check_choice(p, t, &result.choices[i], i);
         result.n_bytes += result.choices[i].n_bytes;
@@ -390,10 +410,43 @@ static void test_few_q4_weights_against_every_plan(void **state) {
     expect_gaps(&g, "rows, a quarter in q4", 0.015, 0.20);
 }
 
+/* Matrices of 16 columns as they are, with sensitivities over three orders of magnitude, and rotated, over one: which of them
+ * costs less depends on what the budget leaves for outliers. */
+static void test_bases_against_every_plan(void **state) {
+    (void)state;
+    gaps g = {0};
+    int n_rotated = 0, n_plain = 0;
+    for (int seed = 0; seed < 24; seed++) {
+        problem p;
+        random_problem(&p, (uint64_t)seed, QN_AXIS_ROWS, 8);
+        for (int64_t i = 0; i < p.n; i++) {
+            const double size = p.sensitivity[i][0][0];
+            p.matrices[i].cols = 16 + 16 * random_below(8);
+            add_basis(&p, i, 16, size, 1.0);
+        }
+        tables *t = make_tables(&p);
+        const int64_t least = bytes_in_total(&p, t, false), most = bytes_in_total(&p, t, true);
+        for (int step = 1; step <= 6; step++) {
+            const qni_plan_limits limits = {least + (most - least) * step / 8 + random_below(7), k_no_limit};
+            plan made = planned(&p, t, limits);
+            for (int64_t i = 0; i < p.n; i++) {
+                n_rotated += made.choices[i].shape.hadamard == 16;
+                n_plain += made.choices[i].shape.hadamard == 0;
+            }
+            plan_release(&made);
+            compare(&p, t, limits, &g);
+        }
+        free(t);
+    }
+    print_message("%d rotated, %d not\n", n_rotated, n_plain);
+    assert_true(n_rotated > 20 && n_plain > 20);
+    expect_gaps(&g, "two bases", 0.01, 0.20);
+}
+
 /* ------------------------------------------------------------------------------------------- the ends */
 
 static void forbid(problem *p, qni_band_kind kind) {
-    p->kinds[kind].codec = (qn_codec){0};
+    p->codecs.of[kind] = (qn_codec){0};
 }
 
 /* Nothing but one plane, one plane and two, one plane and q4: within every limit, and never the kind that is not there. */
@@ -429,7 +482,7 @@ static void test_single_bands(void **state) {
         random_problem(&p, (uint64_t)i, i / 4 ? QN_AXIS_COLUMNS : QN_AXIS_ROWS, 16);
         const bool in_q4 = i % 2 == 0;
         const qni_band_kind finest = in_q4 ? QNI_BAND_Q4 : QNI_BAND_DOUBLE;
-        p.matrices[0].hadamard = p.matrices[0].cols % 8 == 0 ? 8 : 0;
+        p.matrices[0].bases[0].hadamard = p.matrices[0].cols % 8 == 0 ? 8 : 0;
         tables *t = make_tables(&p);
         plan made = planned(&p, t, (qni_plan_limits){k_no_limit, in_q4 ? k_no_limit : 0});
         for (int64_t k = 0; k < p.n; k++) {
@@ -446,7 +499,7 @@ static void test_single_bands(void **state) {
 
 /* The least bytes of native bands in whole bytes, all other lines in q4. */
 static int64_t least_whole_bytes(const problem *p, const tables *t) {
-    const int64_t unit = p->kinds[QNI_BAND_SINGLE].codec.code == QN_CODE_SIGN ? 8 : 5;
+    const int64_t unit = p->codecs.of[QNI_BAND_SINGLE].code == QN_CODE_SIGN ? 8 : 5;
     int64_t total = 0;
     for (int64_t i = 0; i < p->n; i++) {
         int64_t best = t->cuts[i][0].n_bytes;
@@ -468,7 +521,7 @@ static void test_least_bytes(void **state) {
     for (int i = 0; i < 28; i++) {
         problem p = {0};
         random_state = (uint64_t)i;
-        set_kinds(&p, i % 2 ? QN_CODE_SIGN : QN_CODE_TERNARY, 16, i / 2 % 2 ? QN_SCALE_LOG6 : QN_SCALE_F16);
+        set_codecs(&p, i % 2 ? QN_CODE_SIGN : QN_CODE_TERNARY, 16, i / 2 % 2 ? QN_SCALE_LOG6 : QN_SCALE_F16);
         for (int64_t k = 0; k < 2; k++) add_matrix(&p, 100, widths[(i / 4 + k) % 7], QN_AXIS_COLUMNS);
         tables *t = make_tables(&p);
         const int64_t least = least_whole_bytes(&p, t);
@@ -483,7 +536,7 @@ static void test_least_bytes(void **state) {
         char words[64];
         snprintf(words, sizeof words, "need %lld bytes|there are %lld", (long long)least,
                  (long long)(least - 1));
-        assert_error(qni_plan(p.matrices, 2, p.kinds, &below, choices, &said, err), QN_E_BUDGET, words);
+        assert_error(qni_plan(p.matrices, 2, &p.codecs, &below, choices, &said, err), QN_E_BUDGET, words);
         assert_int_equal(said, least);
         assert_int_equal(choices[0].n_bytes, 77);
         assert_int_equal(choices[1].n_bytes, 78);
@@ -497,7 +550,7 @@ static void test_no_q4_left(void **state) {
     for (int i = 0; i < 12; i++) {
         problem p = {0};
         random_state = (uint64_t)i;
-        set_kinds(&p, i % 2 ? QN_CODE_SIGN : QN_CODE_TERNARY, 16, QN_SCALE_F16);
+        set_codecs(&p, i % 2 ? QN_CODE_SIGN : QN_CODE_TERNARY, 16, QN_SCALE_F16);
         add_matrix(&p, 100, i / 2 % 2 ? 17 : 81, QN_AXIS_COLUMNS);
         tables *t = make_tables(&p);
         const int64_t single = t->cuts[0][0].n_bytes;
@@ -508,7 +561,7 @@ static void test_no_q4_left(void **state) {
         const qni_plan_limits below = {single - 1, max_q4};
         qni_plan_choice choice = {0};
         int64_t said = 0;
-        assert_error(qni_plan(p.matrices, 1, p.kinds, &below, &choice, &said, err), QN_E_BUDGET, "need");
+        assert_error(qni_plan(p.matrices, 1, &p.codecs, &below, &choice, &said, err), QN_E_BUDGET, "need");
         assert_int_equal(said, single);
         free(t);
     }
@@ -521,7 +574,7 @@ static void test_ties(void **state) {
         problem p;
         random_problem(&p, 3, (qn_axis)axis, 32);
         for (int64_t i = 0; i < p.n; i++)
-            for (int64_t j = 0; j < 32; j++) p.sensitivity[i][j] = 0.001;
+            for (int64_t j = 0; j < 32; j++) p.sensitivity[i][0][j] = 0.001;
         tables *t = make_tables(&p);
         const int64_t least = bytes_in_total(&p, t, false), most = bytes_in_total(&p, t, true);
         for (int step = 1; step < 8; step++) {
@@ -563,7 +616,7 @@ static void test_forced_kinds(void **state) {
             char words[64];
             snprintf(words, sizeof words, "%lld weights|%lld are allowed", (long long)forced_weights,
                      (long long)(forced_weights - 1));
-            assert_error(qni_plan(p.matrices, p.n, p.kinds, &limits, choices, &said, err), QN_E_ARGUMENT,
+            assert_error(qni_plan(p.matrices, p.n, &p.codecs, &limits, choices, &said, err), QN_E_ARGUMENT,
                          words);
         }
         free(t);
@@ -575,7 +628,7 @@ static void test_degenerate(void **state) {
     (void)state;
     problem p = {0};
     random_state = 1;
-    set_kinds(&p, QN_CODE_TERNARY, 0, QN_SCALE_F16);
+    set_codecs(&p, QN_CODE_TERNARY, 0, QN_SCALE_F16);
     add_matrix(&p, 30, 20, QN_AXIS_COLUMNS);
     add_matrix(&p, 1, 20, QN_AXIS_ROWS);
     add_matrix(&p, 1, 1, QN_AXIS_COLUMNS);
@@ -599,9 +652,13 @@ static void test_many_lines(void **state) {
     assert_non_null(sensitivity);
     random_state = 12;
     for (int j = 0; j < LINES; j++) sensitivity[j] = pow(10.0, -3.0 * random_uniform());
-    const qni_plan_matrix m = {.rows = LINES, .cols = COLS, .sensitivity = sensitivity};
+    const qni_plan_matrix m = {
+        .rows = LINES,
+        .cols = COLS,
+        .n_bases = 1,
+        .bases = {{.sensitivity = sensitivity, .relative_error = {0.36, 0.12, 0.0115}}}};
     problem p = {0};
-    set_kinds(&p, QN_CODE_SIGN, 32, QN_SCALE_F16);
+    set_codecs(&p, QN_CODE_SIGN, 32, QN_SCALE_F16);
     const int64_t single = 12, q4 = 34; /* bytes of a line */
     const int64_t step = (q4 - single) * (LINES / 72 + 2);
     for (int k = 1; k < 20; k++) {
@@ -609,7 +666,7 @@ static void test_many_lines(void **state) {
         const qni_plan_limits limits = {single * LINES + 5000 * k, limited ? (int64_t)k * 4000 : k_no_limit};
         qni_plan_choice choice = {0};
         int64_t least = 0;
-        assert_ok(qni_plan(&m, 1, p.kinds, &limits, &choice, &least, err));
+        assert_ok(qni_plan(&m, 1, &p.codecs, &limits, &choice, &least, err));
         assert_int_equal(least, single * LINES);
         assert_true(choice.n_bytes <= limits.max_bytes);
         if (!limited) assert_true(choice.n_bytes > limits.max_bytes - step);
@@ -625,6 +682,7 @@ int main(void) {
         cmocka_unit_test(test_rows_against_every_plan),
         cmocka_unit_test(test_columns_against_every_plan),
         cmocka_unit_test(test_few_q4_weights_against_every_plan),
+        cmocka_unit_test(test_bases_against_every_plan),
         cmocka_unit_test(test_kinds_that_may_not_be_used),
         cmocka_unit_test(test_single_bands),
         cmocka_unit_test(test_least_bytes),
