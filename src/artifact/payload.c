@@ -14,7 +14,7 @@ static const int64_t DEFAULT_SHARD_BYTES = INT64_C(2) << 30;
 
 qn_dtype qni_plan_vector_dtype(const qn_artifact_plan *plan, int64_t entry) {
     const qn_dtype dtype = qn_checkpoint_weight(plan->source, entry)->dense.dtype;
-    return dtype == QN_DTYPE_BF16 ? QN_DTYPE_BF16 : QN_DTYPE_F16;
+    return dtype == QN_DTYPE_BF16 && !plan->f16_vectors ? QN_DTYPE_BF16 : QN_DTYPE_F16;
 }
 
 static const qn_layout_entry *entry_of(const qn_artifact_plan *plan, int64_t entry) {

@@ -15,6 +15,7 @@ static qn_status make_plan(qn_artifact_plan *plan, const qn_artifact_options *o,
     plan->profile = *o->profile;
     plan->as_archive = o->as_archive;
     plan->max_shard_bytes = o->max_shard_bytes;
+    plan->f16_vectors = o->f16_vectors;
     plan->seed = o->seed;
     plan->recipe_name = qni_copy_string(or_empty(o->recipe_name));
     plan->recipe_sha256 = qni_copy_string(or_empty(o->recipe_sha256));
@@ -39,6 +40,13 @@ qn_status qn_artifact_plan_new(const qn_checkpoint *source, const qn_artifact_op
         return status;
     }
     *out = plan;
+    return QN_OK;
+}
+
+qn_status qn_artifact_plan_set_vectors(qn_artifact_plan *plan, const float *const *vectors, qn_error *err) {
+    if (!plan->f16_vectors)
+        return qn_fail(err, QN_E_ARGUMENT, "vectors of one's own need a plan with f16_vectors");
+    plan->vectors = vectors;
     return QN_OK;
 }
 

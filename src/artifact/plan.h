@@ -42,6 +42,8 @@ struct qn_artifact_plan {
     qn_profile profile;
     bool as_archive;
     int64_t max_shard_bytes;
+    bool f16_vectors;
+    const float *const *vectors; /* borrowed, or NULL: all are the source's */
     uint64_t seed;
     char *recipe_name, *recipe_sha256, *isa; /* owned */
     qni_texts texts;                         /* all but config.json */

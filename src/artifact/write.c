@@ -87,10 +87,14 @@ static qn_status narrow(const float *values, int64_t n, uint16_t *out, const cha
     return QN_OK;
 }
 
-/* 16-bit vectors as they are, wider ones rounded to fp16. */
+/* 16-bit vectors as they are, wider ones and those of the caller rounded to fp16. */
 static qn_status write_vector(write_job *job, int64_t entry, qn_writer *writer, qn_error *err) {
     const qn_layout_entry *t = &layout_of(job)->entries[entry];
     const qn_view *view = &qn_checkpoint_weight(job->plan->source, entry)->dense;
+    const float *const *vectors = job->plan->vectors;
+    const qn_view trained = {
+        .data = vectors ? vectors[entry] : NULL, .dtype = QN_DTYPE_F32, .n_dims = 1, .shape = {t->cols}};
+    if (trained.data) view = &trained;
     if (view->dtype == qni_plan_vector_dtype(job->plan, entry)) {
         return qn_writer_write(writer, view->data, (size_t)t->cols * 2, err);
     }

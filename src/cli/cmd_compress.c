@@ -10,6 +10,8 @@
 #define BUDGET_OPTIONS                                                                                       \
     {"recipe", CLI_TEXT, "FILE.yaml|NAME",                                                                   \
      "what to do (default: the track's best built-in recipe with --text, `fast` without)", false},           \
+        {"effort", CLI_TEXT, "fast|default|max",                                                             \
+         "how long to train after the fits: not at all, as the recipe says, longer", false},                 \
         {"text", CLI_TEXT, "FILE", "calibration text, for recipes that calibrate", false},                   \
         {"docs", CLI_TEXT, "FILE", "dev documents: scored before and after, and never calibrated on",        \
          false},                                                                                             \
@@ -100,6 +102,19 @@ static int print_plan(const cli_args *args, const qn_recipe *recipe, const qn_co
     return cli_finish();
 }
 
+static json_t *tuning_object(const qn_tuning_row *t) {
+    return json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:b, s:b}", "steps", (json_int_t)t->steps, "best_step",
+                     (json_int_t)t->best_step, "first_loss", t->first_loss, "best_loss", t->best_loss,
+                     "first_kl", t->first_kl, "best_kl", t->best_kl, "was_trap", t->was_trap, "diverged",
+                     t->diverged);
+}
+
+static json_t *blocks_array(const qn_compress_result *r) {
+    json_t *array = json_array();
+    for (int64_t i = 0; i < r->n_blocks; i++) json_array_append_new(array, tuning_object(&r->blocks[i]));
+    return array;
+}
+
 static json_t *result_object(const cli_args *args, const qn_recipe *recipe, const qn_profile *profile,
                              const qn_compress_result *r, double seconds) {
     qn_isa isa = QN_ISA_REF;
@@ -117,6 +132,8 @@ static json_t *result_object(const cli_args *args, const qn_recipe *recipe, cons
     if (!object) return NULL;
     json_object_set_new(object, "native", native_object(r));
     json_object_set_new(object, "plan", plan_array(r));
+    json_object_set_new(object, "distilled_blocks", blocks_array(r));
+    json_object_set_new(object, "finetuned", tuning_object(&r->tuning));
     json_object_set_new(object, "ppl_teacher", r->scored ? json_real(r->teacher.perplexity) : json_null());
     json_object_set_new(object, "ppl", r->scored ? json_real(r->student.perplexity) : json_null());
     json_object_set_new(object, "nats_lost",
@@ -141,10 +158,19 @@ static void print_text(const cli_args *args, const qn_compress_result *r, double
     printf("seconds       %.1f\n", seconds);
 }
 
+static qn_status read_effort(const cli_args *args, qn_recipe *recipe, qn_error *err) {
+    const char *word = cli_text(args, "effort", qn_effort_name(QN_EFFORT_DEFAULT));
+    for (int e = QN_EFFORT_FAST; e <= QN_EFFORT_MAX; e++)
+        if (strcmp(word, qn_effort_name((qn_effort)e)) == 0)
+            return qn_recipe_set_effort(recipe, (qn_effort)e, err);
+    return qn_fail(err, QN_E_ARGUMENT, "--effort is '%s'; expected fast, default or max", word);
+}
+
 /* The profile with the command line's budget put in. */
 static qn_status read_rules(const cli_args *args, qn_profile *profile, qn_recipe *recipe, qn_error *err) {
     QN_TRY(cli_profile(args, profile, err));
     QN_TRY(cli_recipe(args, profile->track, recipe, err));
+    QN_TRY(read_effort(args, recipe, err));
     double bits = cli_real(args, "bits-per-parameter", profile->budget_bits);
     if (!(bits > 0 && bits <= 32))
         return qn_fail(err, QN_E_ARGUMENT, "--bits-per-parameter must be above 0 and at most 32");

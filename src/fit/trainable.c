@@ -103,7 +103,7 @@ static void list_groups(qn_trainable *t, qn_trainable_part *part, const qn_train
         add_group(t, part, part->vector, n, rates->vector_rate * root_mean_square(part->vector, n));
         return;
     }
-    add_group(t, part, l->values, l->n_values, l->unit);
+    add_group(t, part, l->values, l->n_values, rates->latent_rate * l->unit);
     for (int b = 0; b < l->codes.n_bands; b++) {
         for (int p = 0; p < l->codes.bands[b].spec.n_planes; p++) {
             int64_t first;
@@ -216,4 +216,20 @@ qn_status qn_trainable_keep(qn_trainable *t, qn_error *err) {
 
 void qn_trainable_restore(qn_trainable *t) {
     if (t->snapshot) qn_trainable_set(t, t->snapshot);
+}
+
+qn_status qn_trainable_take(qn_trainable *t, qn_trainable *from, qn_error *err) {
+    for (int64_t i = 0; i < from->n_parts; i++) {
+        qn_trainable_part *part = &from->parts[i];
+        const int64_t n = part_values(from, part);
+        if (part->is_matrix) {
+            QN_TRY(qn_trainable_add_matrix(t, part->entry, &part->latents, err));
+            continue;
+        }
+        const qn_weight masters = {
+            .kind = QN_WEIGHT_DENSE,
+            .dense = {.data = part->vector, .dtype = QN_DTYPE_F32, .n_dims = 1, .shape = {n}}};
+        QN_TRY(qn_trainable_add_vector(t, part->entry, &masters, err));
+    }
+    return QN_OK;
 }

@@ -56,7 +56,7 @@ static qn_status block_path(const qni_matrix_store *store, const char *what, int
 
 qn_status qni_trained_block_load(const qni_matrix_store *store, int64_t layer, qn_trainable *t, bool *found,
                                  qn_error *err) {
-    qn_trainable_mark mark = {.key = store->key};
+    qn_trainable_mark mark = {.key = store->keys[QNI_STAGE_TRAINED]};
     char *path = NULL;
     QN_TRY(block_path(store, "block", layer, &path, err));
     const qn_status status = qn_trainable_load(t, path, &mark, false, found, err);
@@ -80,7 +80,7 @@ static qn_status train(const qni_block_job *job, qn_trainable *t, const qn_conte
     if (job->layer + fitting.n_layers > n_layers) fitting.n_layers = n_layers - job->layer;
     QN_TRY(block_path(job->store, "training", job->layer, &path, err));
     options.state_path = path;
-    options.key = job->store->key;
+    options.key = job->store->keys[QNI_STAGE_TRAINED];
     options.seed += (uint64_t)job->layer;
     const qn_status status =
         qn_distill(t, job->student, job->sequences, &fitting, &options, ctx, report, err);
@@ -128,7 +128,7 @@ static qn_status train_and_judge(const qni_block_job *job, qn_trainable *t, cons
 
 static qn_status save_block(const qni_block_job *job, const qn_trainable *t, const qni_block_report *report,
                             qn_error *err) {
-    const qn_trainable_mark mark = {.key = job->store->key,
+    const qn_trainable_mark mark = {.key = job->store->keys[QNI_STAGE_TRAINED],
                                     .step = report->tune.steps,
                                     .best_step = report->tune.best_step,
                                     .best_loss = report->tune.best_loss,

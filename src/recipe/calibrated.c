@@ -2,7 +2,6 @@
 
 #include "base/alloc.h"
 #include "quern/text/leak_check.h"
-#include "recipe/prefix.h"
 
 #include <regex.h>
 #include <stdlib.h>
@@ -47,6 +46,10 @@ static qn_status read_text(qni_calibrated *c, const qn_context *ctx, qn_error *e
     if (status == QN_OK)
         status = qn_calibration_text_make(&documents, o->text, tokenizer, qn_model_config(c->model),
                                           o->recipe->context, o->recipe->tokens, ctx, &c->text, err);
+    if (status == QN_OK && o->recipe->finetune.steps > 0)
+        status = qn_calibration_text_make(&documents, o->text, tokenizer, qn_model_config(c->model),
+                                          o->recipe->context, o->recipe->finetune.tokens, ctx,
+                                          &c->tuning_text, err);
     qn_documents_release(&documents);
     qn_tokenizer_free(tokenizer);
     return status;
@@ -76,7 +79,7 @@ static qni_band_codecs find_codecs(const qn_recipe *recipe, qn_track track) {
                               [QNI_BAND_Q4] = recipe->max_rescue_fraction > 0 ? q4 : none}};
 }
 
-static qn_hessian_fit_options fit_options(const qn_recipe *recipe) {
+qn_hessian_fit_options qni_fit_options_of(const qn_recipe *recipe) {
     static const qn_hessian_method methods[] = {[QN_RECIPE_WEIGHTED] = QN_HESSIAN_WEIGHTED,
                                                 [QN_RECIPE_FEEDBACK] = QN_HESSIAN_FEEDBACK,
                                                 [QN_RECIPE_DESCENT] = QN_HESSIAN_DESCENT};
@@ -92,14 +95,14 @@ static qn_hessian_fit_options fit_options(const qn_recipe *recipe) {
 static qn_status measure_loss(qni_calibrated *c, const qn_context *ctx, qn_error *err) {
     const qn_recipe *recipe = c->options->recipe;
     const qni_loss_model_options options = {.compute = QN_COMPUTE_F32,
-                                      .axis = recipe->lines,
-                                      .codecs = find_codecs(recipe, c->options->profile->track),
-                                      .fit = fit_options(recipe),
-                                      .hadamard = recipe->hadamard,
-                                      .rotation_is_open = recipe->measured_rotation,
-                                      .measures_errors =
-                                          recipe->measured_errors || recipe->measured_rotation,
-                                      .seed = c->options->seed};
+                                            .axis = recipe->lines,
+                                            .codecs = find_codecs(recipe, c->options->profile->track),
+                                            .fit = qni_fit_options_of(recipe),
+                                            .hadamard = recipe->hadamard,
+                                            .rotation_is_open = recipe->measured_rotation,
+                                            .measures_errors =
+                                                recipe->measured_errors || recipe->measured_rotation,
+                                            .seed = c->options->seed};
     qn_calibration_text part = {0};
     QN_TRY(qn_calibration_text_part(&c->text, recipe->fisher_tokens, &part, err));
     const qn_sequences sequences = qn_calibration_sequences(&c->text),
@@ -154,6 +157,8 @@ void qni_calibrated_close(qni_calibrated *c) {
     free(c->choices);
     free(c->shapes);
     free(c->relative_errors);
+    free(c->block_reports);
+    qn_calibration_text_release(&c->tuning_text);
     qni_loss_model_release(&c->loss);
     qn_calibration_text_release(&c->text);
     *c = (qni_calibrated){0};
@@ -243,32 +248,4 @@ qn_status qni_calibrated_plan(qni_calibrated *c, const qn_artifact_plan *plan, i
         limits.max_bytes = matrix_bytes(c) - (need - budget_bytes);
     }
     return qn_fail(err, QN_E_BUDGET, "no plan fits %lld bytes", (long long)budget_bytes);
-}
-
-qn_status qni_calibrated_run(qni_calibrated *c, const qni_matrix_store *store, const qn_context *ctx,
-                             qn_error *err) {
-    const qn_recipe *recipe = c->options->recipe;
-    const qn_config *config = qn_model_config(c->model);
-    const qn_sequences sequences = qn_calibration_sequences(&c->text);
-    qni_prefix_job job = {.sequences = &sequences,
-                          .choices = c->choices,
-                          .store = store,
-                          .options = {.compute = QN_COMPUTE_F32,
-                                      .fit = fit_options(recipe),
-                                      .student_inputs = recipe->student_inputs,
-                                      .target_blend = recipe->target_blend,
-                                      .target_ridge = 0.03}};
-    c->relative_errors = qni_alloc_array(c->layout->n, sizeof *c->relative_errors);
-    if (!c->relative_errors) return qni_fail_nomem(err, "the errors of fits");
-    float *metric = qni_alloc_array(config->hidden_size * config->hidden_size, sizeof *metric);
-    if (!metric) return qni_fail_nomem(err, "second moments");
-    qni_loss_model_embedding_metric(&c->loss, config->tied, metric);
-    job.embedding_metric = metric;
-    qn_status status = qn_model_open(c->options->model, &job.teacher, err);
-    if (status == QN_OK) status = qn_model_open(c->options->model, &job.student, err);
-    if (status == QN_OK) status = qni_prefix_run(&job, ctx, c->relative_errors, NULL, err);
-    qn_model_close(job.student);
-    qn_model_close(job.teacher);
-    free(metric);
-    return status;
 }

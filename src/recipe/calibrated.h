@@ -4,7 +4,9 @@
 
 #include "quern/artifact/artifact.h"
 #include "quern/fit/calibrate.h"
+#include "quern/fit/hessian_fit.h"
 #include "quern/recipe/compress.h"
+#include "recipe/block_tuning.h"
 #include "recipe/loss_model.h"
 #include "recipe/matrix_store.h"
 #include "recipe/planner.h"
@@ -15,9 +17,13 @@ typedef struct qni_calibrated {
     const qn_layout *layout;
     qn_calibration_text text;
     qni_loss_model loss;
-    qni_plan_choice *choices; /* owned [layout.n], matrices only */
-    double *relative_errors;  /* owned [layout.n], by qni_calibrated_run: as qni_prefix_run says */
-    qn_encoded *shapes;       /* owned [layout.n]: of the choices, for the artifact's plan */
+    qni_plan_choice *choices;        /* owned [layout.n], matrices only */
+    double *relative_errors;         /* owned [layout.n], by qni_calibrated_run: as qni_prefix_run says */
+    qn_encoded *shapes;              /* owned [layout.n]: of the choices, for the artifact's plan */
+    qn_calibration_text tuning_text; /* of the whole-model stage; empty without it */
+    qni_block_report
+        *block_reports; /* owned [layers], by qni_calibrated_run; NULL where blocks are not trained */
+    qn_tune_report model_report; /* by qni_calibrated_run; zero without that stage */
 } qni_calibrated;
 
 /* Reads the calibration text, refuses one that holds the evaluation documents, and measures the loss model. */
@@ -31,7 +37,13 @@ QN_NODISCARD qn_status qni_calibrated_plan(qni_calibrated *c, const qn_artifact_
                                            int64_t budget_bytes, int64_t max_q4_weights,
                                            int64_t *minimum_bytes, qn_error *err);
 
-/* Compresses every matrix into STORE (prefix.h). */
+/* How the recipe fits. */
+qn_hessian_fit_options qni_fit_options_of(const qn_recipe *recipe);
+
+/* The last stage that the recipe runs for matrices and vectors of LAYER (-1: embedding, head, final norm). */
+qni_run_stage qni_last_stage(const qn_recipe *recipe, int64_t layer);
+
+/* Compresses every matrix into STORE (prefix.h), then trains what the recipe trains (calibrated_run.c). */
 QN_NODISCARD qn_status qni_calibrated_run(qni_calibrated *c, const qni_matrix_store *store,
                                           const qn_context *ctx, qn_error *err);
 

@@ -79,7 +79,9 @@ static qn_status open_and_plan(qni_job *j, qn_error *err) {
                                          .recipe_name = o->recipe->name,
                                          .recipe_sha256 = o->recipe->sha256,
                                          .isa = qn_isa_name(isa),
-                                         .seed = o->seed};
+                                         .seed = o->seed,
+                                         .f16_vectors =
+                                             o->recipe->distill.steps > 0 || o->recipe->finetune.steps > 0};
     QN_TRY(qn_artifact_plan_new(j->source, &options, &j->plan, err));
     return j->way->plan(j, err);
 }
@@ -205,6 +207,9 @@ void qn_compress_result_release(qn_compress_result *result) {
         free(result->plan[i].spec);
     }
     free(result->plan);
+    free(result->blocks);
+    result->blocks = NULL;
+    result->n_blocks = 0;
     result->plan = NULL;
     result->n_plan = 0;
 }

@@ -5,6 +5,7 @@
 #include "quern/tensor/isa.h"
 #include "recipe/calibrated.h"
 #include "recipe/compress_job.h"
+#include "recipe/recipe_settings.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -18,6 +19,8 @@ typedef struct bands {
     qni_calibrated calibrated;
     qni_matrix_store store;
     char *own_folder; /* owned: of a run that was given no work folder, removed with it */
+    float **vectors;  /* owned [n_vectors]: trained ones, NULL for the others */
+    int64_t n_vectors;
 } bands;
 
 static qn_status fail_budget(const qni_job *job, int64_t minimum, qn_error *err) {
@@ -78,28 +81,55 @@ static qn_status plan(qni_job *job, qn_error *err) {
     return qn_artifact_plan_fix(job->plan, b->calibrated.shapes, r->bytes, err);
 }
 
-/* Everything that decides the bytes of a matrix. */
-static qn_status make_key(const qni_job *job, const bands *b, char key[QN_SHA256_HEX], qn_error *err) {
+static qn_status text_sha256(const qn_calibration_text *text, char hex[QN_SHA256_HEX], qn_error *err) {
+    return qn_sha256_of_memory(text->ids, (size_t)(text->n * text->context) * sizeof *text->ids, hex, err);
+}
+
+/* Everything that decides the bytes of a matrix as it is fitted. */
+static qn_status make_fitted_key(const qni_job *job, const bands *b, const qn_recipe *recipe,
+                                 char key[QN_SHA256_HEX], qn_error *err) {
     char weights[QN_SHA256_HEX], ids[QN_SHA256_HEX], text[768];
-    const qn_calibration_text *calibration = &b->calibrated.text;
     qn_isa isa;
     QN_TRY(qn_isa_select(&isa, err));
     QN_TRY(qn_checkpoint_sha256(job->source, job->ctx, weights, err));
-    QN_TRY(qn_sha256_of_memory(calibration->ids,
-                               (size_t)(calibration->n * calibration->context) * sizeof *calibration->ids,
-                               ids, err));
+    QN_TRY(text_sha256(&b->calibrated.text, ids, err));
     const int n = snprintf(text, sizeof text,
-                           "quern bands 1\nweights %s\nrecipe %s\ntrack %s\ntokens %s\nbytes %lld\nrescued "
+                           "quern bands 2\nweights %s\nrecipe %s\ntrack %s\ntokens %s\nbytes %lld\nrescued "
                            "%lld\nseed %llu\nisa %s\n",
-                           weights, job->options->recipe->sha256, qn_track_name(job->options->profile->track),
-                           ids, (long long)job->result.bytes, (long long)job->max_rescued_weights,
+                           weights, recipe->sha256, qn_track_name(job->options->profile->track), ids,
+                           (long long)job->result.bytes, (long long)job->max_rescued_weights,
                            (unsigned long long)job->options->seed, qn_isa_name(isa));
     return qn_sha256_of_memory(text, (size_t)n, key, err);
 }
 
+/* A later stage's key stands for the stage before and its own settings, which are what differs between both recipes. */
+static qn_status make_next_key(const char *before, const qn_recipe *recipe, const qn_calibration_text *text,
+                               char key[QN_SHA256_HEX], qn_error *err) {
+    char ids[QN_SHA256_HEX] = "", line[256];
+    if (text) QN_TRY(text_sha256(text, ids, err));
+    const int n =
+        snprintf(line, sizeof line, "after %s\nrecipe %s\ntokens %s\n", before, recipe->sha256, ids);
+    return qn_sha256_of_memory(line, (size_t)n, key, err);
+}
+
+static qn_status make_keys(const qni_job *job, bands *b, qn_error *err) {
+    qn_recipe fitted = *job->options->recipe, trained = fitted;
+    const bool keeps_targets = fitted.distill.steps > 0 || fitted.finetune.steps > 0;
+    char(*keys)[QN_SHA256_HEX] = b->store.keys;
+    trained.finetune = (qn_recipe_finetune){0};
+    fitted.finetune = (qn_recipe_finetune){.steps = keeps_targets};
+    fitted.distill = (qn_recipe_distill){0};
+    QN_TRY(qni_recipe_seal(&fitted, err));
+    QN_TRY(qni_recipe_seal(&trained, err));
+    QN_TRY(make_fitted_key(job, b, &fitted, keys[QNI_STAGE_FITTED], err));
+    QN_TRY(make_next_key(keys[QNI_STAGE_FITTED], &trained, NULL, keys[QNI_STAGE_TRAINED], err));
+    return make_next_key(keys[QNI_STAGE_TRAINED], job->options->recipe, &b->calibrated.tuning_text,
+                         keys[QNI_STAGE_TUNED], err);
+}
+
 static qn_status begin_store(const qni_job *job, bands *b, qn_error *err) {
     const char *work = job->options->work;
-    QN_TRY(make_key(job, b, b->store.key, err));
+    QN_TRY(make_keys(job, b, err));
     if (work) {
         if (mkdir(work, 0777) != 0 && errno != EEXIST)
             return qn_fail_errno(err, "cannot make the work folder %s", work);
@@ -114,10 +144,54 @@ static qn_status begin_store(const qni_job *job, bands *b, qn_error *err) {
     return QN_OK;
 }
 
+/* Vectors that were trained go into the artifact instead of the teacher's. */
+static qn_status take_vectors(qni_job *job, bands *b, qn_error *err) {
+    const qn_recipe *recipe = job->options->recipe;
+    if (recipe->distill.steps == 0 && recipe->finetune.steps == 0) return QN_OK;
+    b->vectors = qni_alloc_array(job->layout->n, sizeof *b->vectors);
+    if (!b->vectors) return qni_fail_nomem(err, "vectors");
+    b->n_vectors = job->layout->n;
+    for (int64_t i = 0; i < job->layout->n; i++) {
+        const qn_layout_entry *e = &job->layout->entries[i];
+        const qni_run_stage stage = qni_last_stage(recipe, e->layer);
+        bool found = false;
+        if (e->is_matrix || stage == QNI_STAGE_FITTED) continue;
+        QN_TRY(QNI_ALLOC(b->vectors[i], e->cols, e->name, err));
+        QN_TRY(qni_vector_store_load(&b->store, stage, i, e->name, e->cols, &found, b->vectors[i], err));
+        if (!found) return qn_fail(err, QN_E_IO, "%s: %s has gone", b->store.folder, e->name);
+    }
+    return qn_artifact_plan_set_vectors(job->plan, (const float *const *)b->vectors, err);
+}
+
+/* What the training of the blocks and of the whole came to. */
+static void take_reports(qni_job *job, qni_calibrated *c) {
+    qn_compress_result *r = &job->result;
+    const qn_tune_report *m = &c->model_report;
+    r->tuning = (qn_tuning_row){
+        .steps = m->steps, .best_step = m->best_step, .first_loss = m->first_loss, .best_loss = m->best_loss};
+    if (!c->block_reports) return;
+    r->n_blocks = qn_model_config(c->model)->n_layers;
+    r->blocks = qni_alloc_array(r->n_blocks, sizeof *r->blocks);
+    if (!r->blocks) r->n_blocks = 0; /* a report is not worth a failed run */
+    for (int64_t l = 0; l < r->n_blocks; l++) {
+        const qni_block_report *b = &c->block_reports[l];
+        r->blocks[l] = (qn_tuning_row){.steps = b->tune.steps,
+                                       .best_step = b->tune.best_step,
+                                       .first_loss = b->tune.first_loss,
+                                       .best_loss = b->tune.best_loss,
+                                       .first_kl = b->fitted_kl,
+                                       .best_kl = b->trained_kl,
+                                       .was_trap = b->was_trap,
+                                       .diverged = b->tune.diverged};
+    }
+}
+
 static qn_status prepare(qni_job *job, qn_error *err) {
     bands *b = job->state;
     QN_TRY(begin_store(job, b, err));
     QN_TRY(qni_calibrated_run(&b->calibrated, &b->store, job->ctx, err));
+    QN_TRY(take_vectors(job, b, err));
+    take_reports(job, &b->calibrated);
     for (int64_t i = 0, row = 0; i < job->layout->n; i++)
         if (job->layout->entries[i].is_matrix)
             job->result.plan[row++].relative_error = b->calibrated.relative_errors[i];
@@ -130,8 +204,9 @@ static qn_status provide(void *user, int64_t entry, qn_encoded *out, qn_error *e
     bool found = false;
     const char *name = job->layout->entries[entry].name;
     QN_TRY(qn_check_cancelled(job->ctx, err));
-    QN_TRY(qni_matrix_store_load(&b->store, QNI_STAGE_FITTED, entry, name, &b->calibrated.shapes[entry],
-                                 &found, out, NULL, err));
+    const qni_run_stage stage = qni_last_stage(job->options->recipe, job->layout->entries[entry].layer);
+    QN_TRY(qni_matrix_store_load(&b->store, stage, entry, name, &b->calibrated.shapes[entry], &found, out,
+                                 NULL, err));
     return found ? QN_OK : qn_fail(err, QN_E_IO, "%s: %s has gone", b->store.folder, name);
 }
 
@@ -140,6 +215,8 @@ static void release(qni_job *job) {
     if (!b) return;
     if (b->own_folder) qn_folder_abandon(b->own_folder);
     free(b->own_folder);
+    for (int64_t i = 0; i < b->n_vectors; i++) free(b->vectors[i]);
+    free(b->vectors);
     qni_calibrated_close(&b->calibrated);
     free(b);
     job->state = NULL;

@@ -62,7 +62,7 @@ qn_status qni_matrix_store_save(const qni_matrix_store *store, qni_run_stage sta
          {.data = encoded->data, .dtype = QN_DTYPE_U8, .n_dims = 1, .shape = {qn_encoded_bytes(encoded)}}},
         {k_target,
          {.data = target, .dtype = QN_DTYPE_F32, .n_dims = 2, .shape = {encoded->rows, encoded->cols}}}};
-    const qn_safetensors_meta meta[] = {{k_key, store->key}, {k_spec, spec}};
+    const qn_safetensors_meta meta[] = {{k_key, store->keys[stage]}, {k_spec, spec}};
     return save(store, stage, entry, items, target ? 2 : 1, meta, 2, err);
 }
 
@@ -70,7 +70,7 @@ qn_status qni_vector_store_save(const qni_matrix_store *store, qni_run_stage sta
                                 const char *name, const float *values, int64_t n, qn_error *err) {
     const qn_safetensors_item item = {name,
                                       {.data = values, .dtype = QN_DTYPE_F32, .n_dims = 1, .shape = {n}}};
-    const qn_safetensors_meta meta = {k_key, store->key};
+    const qn_safetensors_meta meta = {k_key, store->keys[stage]};
     return save(store, stage, entry, &item, 1, &meta, 1, err);
 }
 
@@ -106,7 +106,7 @@ static qn_status file_open(const qni_matrix_store *store, qni_run_stage stage, i
     if (access(f->path, F_OK) != 0) return QN_OK;
     QN_TRY(qni_mapping_open(f->path, &f->mapping, err));
     QN_TRY(qn_safetensors_parse(f->mapping.data, f->mapping.n_bytes, f->path, &f->file, err));
-    return check_key(f, store->key, err);
+    return check_key(f, store->keys[stage], err);
 }
 
 /* The tensor NAME of that many elements, or NULL. */

@@ -1,7 +1,7 @@
 /* What the stages of a run have made, a file a tensor: what a killed run is taken up from, and what the artifact is written from.
  *
  * A file `STAGE-NNNNN.safetensors` (N: layout entry) holds, under the tensor's name, a matrix's block of bytes as U8, or a vector as
- * F32; the metadata `quern.run`, the key of the run, and of a matrix `spec` (qn_packed_spec_format). A matrix may bring a second
+ * F32; the metadata `quern.run`, the key of the stage, and of a matrix `spec` (qn_packed_spec_format). A matrix may bring a second
  * tensor, `target`: where training is to begin (quern/fit/latents.h). Each appears when it is whole. */
 #ifndef QUERN_SRC_RECIPE_MATRIX_STORE_H
 #define QUERN_SRC_RECIPE_MATRIX_STORE_H
@@ -13,12 +13,15 @@
 typedef enum qni_run_stage {
     QNI_STAGE_FITTED,  /* "matrix": as the fit left it */
     QNI_STAGE_TRAINED, /* "trained": after its block was trained */
-    QNI_STAGE_TUNED    /* "tuned": after the whole model was */
+    QNI_STAGE_TUNED,   /* "tuned": after the whole model was */
+    QNI_STAGE_COUNT
 } qni_run_stage;
 
+/* A stage's key stands for all that decides what it makes, and for nothing that comes after it: another setting of a later stage leaves
+ * the work of the earlier ones good. */
 typedef struct qni_matrix_store {
     const char *folder; /* borrowed; exists */
-    char key[QN_SHA256_HEX];
+    char keys[QNI_STAGE_COUNT][QN_SHA256_HEX];
 } qni_matrix_store;
 
 /* Whether the folder holds a matrix of a model of LAYOUT, of whatever run. */

@@ -92,6 +92,10 @@ static bool is_tuned(const prefix *p) {
     return p->job->options.tuning.tune.steps > 0;
 }
 
+static bool keeps_targets(const prefix *p) {
+    return is_tuned(p) || p->job->options.keep_targets;
+}
+
 /* W, what was to be stored, becomes where descent would put each weight. */
 static qn_status find_start(const prefix *p, const qn_banded *banded, const float *hessian, float *w,
                             qn_error *err) {
@@ -118,12 +122,12 @@ static qn_status fit(const prefix *p, int64_t entry, const metric *m, qn_encoded
     const float *hessian = rotation ? m->rotated : m->hessian;
     if (status == QN_OK)
         status = qn_hessian_fit(w, hessian, &shape, &p->job->options.fit, p->ctx, &banded, &report, err);
-    if (status == QN_OK && is_tuned(p)) status = find_start(p, &banded, hessian, w, err);
+    if (status == QN_OK && keeps_targets(p)) status = find_start(p, &banded, hessian, w, err);
     if (status == QN_OK) status = qn_banded_encode(&banded, rotation, e->name, out, err);
     qn_banded_release(&banded);
     if (status == QN_OK) *relative_error = report.relative_error;
     *target = NULL;
-    if (status == QN_OK && is_tuned(p))
+    if (status == QN_OK && keeps_targets(p))
         *target = w;
     else
         free(w);
@@ -155,7 +159,7 @@ static qn_status take_stored(prefix *p, int64_t entry, bool *found, qn_error *er
     qn_encoded encoded = {0};
     QN_TRY(qni_matrix_store_load(p->job->store, QNI_STAGE_FITTED, entry, p->layout->entries[entry].name,
                                  &p->job->choices[entry].shape, found, &encoded,
-                                 is_tuned(p) ? &p->targets[entry] : NULL, err));
+                                 keeps_targets(p) ? &p->targets[entry] : NULL, err));
     if (!*found) return QN_OK;
     if (p->relative_errors) p->relative_errors[entry] = -1.0;
     p->lent[entry] = (qn_weight){.kind = QN_WEIGHT_ENCODED, .encoded = encoded};

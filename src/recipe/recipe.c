@@ -15,7 +15,10 @@ enum {
     MAX_TOKENS = 1 << 28,
     MAX_CONTEXT = 1 << 20,
     MAX_SWEEPS = 1000,
-    MAX_HADAMARD = 1 << 14
+    MAX_HADAMARD = 1 << 14,
+    MAX_STEPS = 1 << 24,
+    MAX_BATCH = 1 << 16,
+    MAX_WINDOW = 64
 };
 
 #define FIELD(name)  offsetof(qn_recipe, name)
@@ -40,6 +43,26 @@ const qni_setting qni_settings[QNI_SETTING_COUNT] = {
     {"quantize", "inputs", CHOICE(student_inputs), {"teacher", "student"}, true},
     {"quantize", "target_blend", QNI_SETTING_REAL, FIELD(target_blend), 0, 0, 1, {NULL}, true},
     {"plan", "errors", CHOICE(measured_errors), {"normal", "measured"}, true},
+    {"distill", "steps", QNI_SETTING_INTEGER, FIELD(distill.steps), 0, 0, MAX_STEPS, {NULL}, true},
+    {"distill", "batch", QNI_SETTING_INTEGER, FIELD(distill.batch), 0, 1, MAX_BATCH, {NULL}, true},
+    {"distill", "lr", QNI_SETTING_REAL, FIELD(distill.lr), 0, 1e-9, 1, {NULL}, true},
+    {"distill", "scale_rate", QNI_SETTING_REAL, FIELD(distill.scale_rate), 0, 0, 1e3, {NULL}, true},
+    {"distill", "threshold_rate", QNI_SETTING_REAL, FIELD(distill.threshold_rate), 0, 0, 1e3, {NULL}, true},
+    {"distill", "vector_rate", QNI_SETTING_REAL, FIELD(distill.vector_rate), 0, 0, 1e3, {NULL}, true},
+    {"distill", "loss", CHOICE(distill.loss), {"squared", "huber", "fisher"}, true},
+    {"distill", "window", QNI_SETTING_INTEGER, FIELD(distill.window), 0, 1, MAX_WINDOW, {NULL}, true},
+    {"distill", "temperature", QNI_SETTING_REAL, FIELD(distill.temperature), 0, 0, 10, {NULL}, true},
+    {"distill", "inputs", CHOICE(distill.student_inputs), {"teacher", "student"}, true},
+    {"finetune", "tokens", QNI_SETTING_INTEGER, FIELD(finetune.tokens), 0, 1, MAX_TOKENS, {NULL}, true},
+    {"finetune", "steps", QNI_SETTING_INTEGER, FIELD(finetune.steps), 0, 0, MAX_STEPS, {NULL}, true},
+    {"finetune", "batch", QNI_SETTING_INTEGER, FIELD(finetune.batch), 0, 1, MAX_BATCH, {NULL}, true},
+    {"finetune", "lr", QNI_SETTING_REAL, FIELD(finetune.lr), 0, 1e-9, 1, {NULL}, true},
+    {"finetune", "scale_rate", QNI_SETTING_REAL, FIELD(finetune.scale_rate), 0, 0, 1e3, {NULL}, true},
+    {"finetune", "vector_rate", QNI_SETTING_REAL, FIELD(finetune.vector_rate), 0, 0, 1e3, {NULL}, true},
+    {"finetune", "codes", CHOICE(finetune.trained_codes), {"frozen", "trained"}, true},
+    {"finetune", "kl_weight", QNI_SETTING_REAL, FIELD(finetune.kl_weight), 0, 0, 1e3, {NULL}, true},
+    {"finetune", "ce_weight", QNI_SETTING_REAL, FIELD(finetune.ce_weight), 0, 0, 1e3, {NULL}, true},
+    {"finetune", "top_k", QNI_SETTING_INTEGER, FIELD(finetune.top_k), 0, 1, MAX_TOKENS, {NULL}, true},
     {"rescue", "max_fraction", QNI_SETTING_REAL, FIELD(max_rescue_fraction), 0, 0, 1, {NULL}, false},
 };
 
@@ -89,6 +112,24 @@ qn_status qni_recipe_seal(qn_recipe *recipe, qn_error *err) {
     return qn_sha256_of_memory(text, n, recipe->sha256, err);
 }
 
+static const qn_recipe_distill k_distill = {.steps = 0,
+                                            .batch = 6,
+                                            .window = 1,
+                                            .lr = 0.01,
+                                            .scale_rate = 0.5,
+                                            .vector_rate = 0.25,
+                                            .student_inputs = true};
+static const qn_recipe_finetune k_finetune = {.tokens = 1 << 20,
+                                              .steps = 0,
+                                              .batch = 6,
+                                              .top_k = 128,
+                                              .lr = 0.006,
+                                              .scale_rate = 0.5,
+                                              .vector_rate = 0.15,
+                                              .kl_weight = 0.7,
+                                              .ce_weight = 0.3,
+                                              .trained_codes = true};
+
 qn_recipe qni_recipe_base(qn_track track, bool calibrated) {
     qn_recipe recipe = {.name = "fast",
                         .group_size = track == QN_TRACK_BINARY ? BINARY_GROUP_SIZE : TERNARY_GROUP_SIZE,
@@ -111,7 +152,23 @@ qn_recipe qni_recipe_base(qn_track track, bool calibrated) {
     recipe.activation_order = true;
     recipe.student_inputs = true;
     recipe.measured_errors = true;
+    recipe.distill = k_distill;
+    recipe.finetune = k_finetune;
+    if (track == QN_TRACK_BINARY) recipe.finetune.lr *= 2; /* signs turn at zero alone: farther to go */
     return recipe;
+}
+
+const char *qn_effort_name(qn_effort effort) {
+    static const char *const names[] = {"fast", "default", "max"};
+    return names[effort];
+}
+
+qn_status qn_recipe_set_effort(qn_recipe *recipe, qn_effort effort, qn_error *err) {
+    static const int64_t distill_factors[] = {0, 1, 2}, finetune_factors[] = {0, 1, 4};
+    if (!qn_recipe_calibrates(recipe)) return QN_OK;
+    recipe->distill.steps *= distill_factors[effort];
+    recipe->finetune.steps *= finetune_factors[effort];
+    return qni_recipe_seal(recipe, err);
 }
 
 qn_status qn_recipe_builtin(const char *name, qn_track track, qn_recipe *out, qn_error *err) {

@@ -22,7 +22,7 @@ typedef struct recipe_file {
     char *name;
     override *overrides;
     unsigned overrides_count; /* the name libcyaml looks for */
-    stage *calibrate, *quantize, *plan, *rescue;
+    stage *calibrate, *quantize, *plan, *distill, *finetune, *rescue;
 } recipe_file;
 
 #define VALUE(key, index)                                                                                    \
@@ -34,11 +34,19 @@ typedef struct recipe_file {
 static const cyaml_schema_field_t k_calibrate_fields[] = {VALUE("tokens", 0), VALUE("context", 1),
                                                           VALUE("fisher_tokens", 2), CYAML_FIELD_END};
 static const cyaml_schema_field_t k_quantize_fields[] = {
-    VALUE("fit", 0),           VALUE("group_size", 1),  VALUE("rule", 2),      VALUE("lines", 3),
-    VALUE("planes", 4),        VALUE("scales", 5),      VALUE("sweeps", 6),    VALUE("damping", 7),
-    VALUE("order", 8),         VALUE("error_decay", 9), VALUE("hadamard", 10), VALUE("rotate", 11),
-    VALUE("inputs", 12),       VALUE("target_blend", 13), CYAML_FIELD_END};
+    VALUE("fit", 0),     VALUE("group_size", 1),    VALUE("rule", 2),      VALUE("lines", 3),
+    VALUE("planes", 4),  VALUE("scales", 5),        VALUE("sweeps", 6),    VALUE("damping", 7),
+    VALUE("order", 8),   VALUE("error_decay", 9),   VALUE("hadamard", 10), VALUE("rotate", 11),
+    VALUE("inputs", 12), VALUE("target_blend", 13), CYAML_FIELD_END};
 static const cyaml_schema_field_t k_plan_fields[] = {VALUE("errors", 0), CYAML_FIELD_END};
+static const cyaml_schema_field_t k_distill_fields[] = {
+    VALUE("steps", 0),          VALUE("batch", 1),       VALUE("lr", 2),   VALUE("scale_rate", 3),
+    VALUE("threshold_rate", 4), VALUE("vector_rate", 5), VALUE("loss", 6), VALUE("window", 7),
+    VALUE("temperature", 8),    VALUE("inputs", 9),      CYAML_FIELD_END};
+static const cyaml_schema_field_t k_finetune_fields[] = {
+    VALUE("tokens", 0),     VALUE("steps", 1),       VALUE("batch", 2), VALUE("lr", 3),
+    VALUE("scale_rate", 4), VALUE("vector_rate", 5), VALUE("codes", 6), VALUE("kl_weight", 7),
+    VALUE("ce_weight", 8),  VALUE("top_k", 9),       CYAML_FIELD_END};
 static const cyaml_schema_field_t k_rescue_fields[] = {VALUE("max_fraction", 0), CYAML_FIELD_END};
 static const cyaml_schema_field_t k_override_fields[] = {
     CYAML_FIELD_STRING_PTR("match", CYAML_FLAG_POINTER, override, match, 1,
@@ -55,6 +63,8 @@ static const cyaml_schema_field_t k_file_fields[] = {
     STAGE(calibrate, k_calibrate_fields),
     STAGE(quantize, k_quantize_fields),
     STAGE(plan, k_plan_fields),
+    STAGE(distill, k_distill_fields),
+    STAGE(finetune, k_finetune_fields),
     STAGE(rescue, k_rescue_fields),
     CYAML_FIELD_END};
 static const cyaml_schema_value_t k_file_schema = {
@@ -103,6 +113,10 @@ static long line_of_key(const char *path, const char *key, long from) {
     return found;
 }
 
+static long line_of_setting(const char *path, const qni_setting *s) {
+    return line_of_key(path, s->key, line_of_key(path, s->stage, 1));
+}
+
 static qn_status fail_yaml(const char *path, cyaml_err_t status, yaml_log *log, qn_error *err) {
     static const char unknown[] = "Unexpected key: ";
     char place[32] = "";
@@ -117,8 +131,8 @@ static qn_status fail_yaml(const char *path, cyaml_err_t status, yaml_log *log, 
 
 static qn_status fail_value(const char *path, const qni_setting *s, const char *text, const char *expected,
                             qn_error *err) {
-    return qn_fail(err, QN_E_VALUE, "%s:%ld: %s.%s is '%.40s'; expected %s", path,
-                   line_of_key(path, s->key, 1), s->stage, s->key, text, expected);
+    return qn_fail(err, QN_E_VALUE, "%s:%ld: %s.%s is '%.40s'; expected %s", path, line_of_setting(path, s),
+                   s->stage, s->key, text, expected);
 }
 
 static qn_status apply_integer(const qni_setting *s, const char *text, const char *path, qn_recipe *recipe,
@@ -160,13 +174,16 @@ static qn_status apply_choice(const qni_setting *s, const char *text, const char
 
 /* What the file says of setting S; NULL when it is silent. */
 static const char *text_of(const recipe_file *file, const qni_setting *s) {
-    const stage *st = strcmp(s->stage, "calibrate") == 0  ? file->calibrate
-                      : strcmp(s->stage, "quantize") == 0 ? file->quantize
-                      : strcmp(s->stage, "plan") == 0     ? file->plan
-                                                          : file->rescue;
+    const struct {
+        const char *name;
+        const stage *stage;
+    } stages[] = {{"calibrate", file->calibrate}, {"quantize", file->quantize}, {"plan", file->plan},
+                  {"distill", file->distill},     {"finetune", file->finetune}, {"rescue", file->rescue}};
     const qni_setting *first = s;
+    size_t k = 0;
+    while (strcmp(stages[k].name, s->stage) != 0) k++;
     while (first > qni_settings && strcmp(first[-1].stage, s->stage) == 0) first--;
-    return st ? st->values[s - first] : NULL;
+    return stages[k].stage ? stages[k].stage->values[s - first] : NULL;
 }
 
 static qn_status apply_setting(const recipe_file *file, const qni_setting *s, const char *path,
@@ -176,7 +193,7 @@ static qn_status apply_setting(const recipe_file *file, const qni_setting *s, co
     if (s->calibrated && !qn_recipe_calibrates(recipe))
         return qn_fail(err, QN_E_VALUE,
                        "%s:%ld: %s.%s means nothing to a data-free recipe; add `quantize: {fit: descent}`",
-                       path, line_of_key(path, s->key, 1), s->stage, s->key);
+                       path, line_of_setting(path, s), s->stage, s->key);
     switch (s->kind) {
     case QNI_SETTING_INTEGER:
         return apply_integer(s, text, path, recipe, err);

@@ -24,6 +24,7 @@ typedef struct qn_artifact_options {
     int64_t max_shard_bytes;                       /* 0: 2 GiB */
     const char *recipe_name, *recipe_sha256, *isa; /* provenance; borrowed during qn_artifact_plan_new */
     uint64_t seed;
+    bool f16_vectors; /* all of them; else the source's 16-bit ones stay as they are */
 } qn_artifact_options;
 
 typedef struct qn_artifact_plan qn_artifact_plan;
@@ -47,6 +48,11 @@ QN_NODISCARD QN_API qn_status qn_artifact_plan_need(const qn_artifact_plan *plan
  * QN_E_REJECTED for shapes that the profile forbids. May be called again; on failure the plan keeps what was fixed before. */
 QN_NODISCARD QN_API qn_status qn_artifact_plan_fix(qn_artifact_plan *plan, const qn_encoded *shapes,
                                                    int64_t n_bytes, qn_error *err);
+
+/* Norms and biases to be written instead of the source's: VECTORS [layout.n], entries NULL for those that stay; borrowed until the
+ * artifact is written. Of plans with f16_vectors (else QN_E_ARGUMENT). */
+QN_NODISCARD QN_API qn_status qn_artifact_plan_set_vectors(qn_artifact_plan *plan,
+                                                           const float *const *vectors, qn_error *err);
 
 /* Gives matrix ENTRY encoded in its planned shape, with the planned stream_bytes; called once per matrix in layout order, on the calling thread. The writer checks it (qn_encoded_bind) and releases *out, on
  * failure too. */

@@ -2,7 +2,7 @@
  * biases, with their gradients and the state of AdamW.
  *
  * The model is lent dense weights that are evaluated anew before each step: matrices as their latents say, vectors rounded to fp16, as they
- * are stored. So what is trained is what is packed. Rates are relative: a step of Adam at rate lr moves a latent by lr mean scales of
+ * are stored. So what is trained is what is packed. Rates are relative: a step of Adam at rate lr moves a latent by lr * latent_rate mean scales of
  * its matrix, a scale by lr * scale_rate means of its plane, a threshold by lr * threshold_rate of a scale, a vector by lr * vector_rate of its
  * root mean square. One setting fits all layers and both tracks.
  *
@@ -18,8 +18,9 @@
 extern "C" {
 #endif
 
+/* In units of the step's rate; 0: such parameters stay as they are. */
 typedef struct qn_trainable_rates {
-    double scale_rate, threshold_rate, vector_rate; /* of a latent's; 0: such parameters stay as they are */
+    double latent_rate, scale_rate, threshold_rate, vector_rate;
 } qn_trainable_rates;
 
 /* One weight of the model: a matrix with latents, or a vector. */
@@ -51,6 +52,8 @@ QN_NODISCARD QN_API qn_status qn_trainable_add_matrix(qn_trainable *t, int64_t e
 /* Masters from WEIGHT, a dense vector. */
 QN_NODISCARD QN_API qn_status qn_trainable_add_vector(qn_trainable *t, int64_t entry, const qn_weight *weight,
                                                       qn_error *err);
+/* Adds all parts of FROM, whose latents are taken over; FROM is good for nothing but release afterwards. */
+QN_NODISCARD QN_API qn_status qn_trainable_take(qn_trainable *t, qn_trainable *from, qn_error *err);
 QN_NODISCARD QN_API qn_status qn_trainable_seal(qn_trainable *t, const qn_trainable_rates *rates,
                                                 qn_error *err);
 QN_API void qn_trainable_release(qn_trainable *t);

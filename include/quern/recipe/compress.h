@@ -46,6 +46,16 @@ typedef struct qn_plan_row {
     double predicted_loss; /* nats a token, second-order estimate (docs/quantisers.md) */
 } qn_plan_row;
 
+/* What training made of a block, or of the whole model. */
+typedef struct qn_tuning_row {
+    int64_t steps, best_step; /* 0 steps: done by an earlier call, or no such stage */
+    double first_loss,
+        best_loss; /* on held-back text: of a block the mean error of its output, of the model nats */
+    double first_kl, best_kl; /* of a block: divergence at the head on held-back text, nats a token */
+    bool was_trap;            /* the error fell while the divergence rose: the block went back to its fit */
+    bool diverged;
+} qn_tuning_row;
+
 typedef struct qn_compress_result {
     int64_t bytes;         /* of the file (dry run: that it would have) */
     int64_t minimum_bytes; /* without any rescued row */
@@ -56,6 +66,9 @@ typedef struct qn_compress_result {
     int64_t role_bytes[QN_ROLE_COUNT]; /* zero in a dry run */
     qn_plan_row *plan;                 /* [n_plan] owned, in layout order; empty for a data-free recipe */
     int64_t n_plan;
+    qn_tuning_row *blocks; /* [n_blocks] owned; empty where blocks are not trained */
+    int64_t n_blocks;
+    qn_tuning_row tuning;       /* of the whole model */
     char sha256[QN_SHA256_HEX]; /* empty in a dry run */
     bool scored;
     qn_score_result teacher, student; /* when scored */

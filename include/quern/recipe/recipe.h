@@ -17,8 +17,33 @@
  *       order: activation     # in which inputs are rounded, or `natural`
  *       error_decay: 1        # factor of the error feedback
  *       hadamard: 0           # columns of a rotated block, a power of two; 0: not rotated
+ *       rotate: all           # matrices that blocks of that many columns divide, or `measured`: those that lose less by it
  *       inputs: student       # that the second moments are taken from, or `teacher`
  *       target_blend: 0.5     # from the teacher's weights (0) to the teacher's outputs (1)
+ *     plan:
+ *       errors: measured      # what codes lose of a matrix: a fit of a sample of its rows, or `normal`, that of normal weights
+ *     distill:                # each block towards the teacher's, after its matrices are fitted (quern/fit/distill.h)
+ *       steps: 168            # of each block; 0: none
+ *       batch: 6              # sequences a step
+ *       lr: 0.01              # of latents, in mean scales of their matrix
+ *       scale_rate: 0.5       # of scales, thresholds and norms, in rates of latents (quern/fit/trainable.h)
+ *       threshold_rate: 0
+ *       vector_rate: 0.25
+ *       loss: squared         # of a block's output; `huber`; `fisher`: squared, channels weighed by the teacher's Fisher diagonal
+ *       window: 1             # blocks through which the error is followed
+ *       temperature: 0        # of the smooth start, in mean scales; 0: codes are rounded throughout
+ *       inputs: student       # in front of the block, or `teacher`
+ *     finetune:               # then the whole model
+ *       tokens: 1048576       # of the calibration text
+ *       steps: 0              # 0: none
+ *       batch: 6
+ *       lr: 0.006
+ *       scale_rate: 0.5
+ *       vector_rate: 0.15
+ *       codes: trained        # or `frozen`: scales and norms only
+ *       kl_weight: 0.7        # of the divergence from the teacher
+ *       ce_weight: 0.3        # of the cross entropy with the text
+ *       top_k: 128            # probabilities of the teacher that are kept at each position
  *     overrides:              # calibrated recipes: whole matrices whose code is not left to the planner; the first match counts
  *       - match: v_proj       # POSIX extended regular expression, found anywhere in the name of a matrix
  *         code: double        # single, double (two planes), q4; counted like all other bytes and rescued weights
@@ -58,6 +83,32 @@ typedef struct qn_recipe_override {
     qn_override_code code;
 } qn_recipe_override;
 
+typedef enum qn_recipe_loss {
+    QN_RECIPE_LOSS_SQUARED,
+    QN_RECIPE_LOSS_HUBER,
+    QN_RECIPE_LOSS_FISHER
+} qn_recipe_loss;
+
+typedef struct qn_recipe_distill {
+    int64_t steps, batch, window;
+    double lr, scale_rate, threshold_rate, vector_rate, temperature;
+    qn_recipe_loss loss;
+    bool student_inputs;
+} qn_recipe_distill;
+
+typedef struct qn_recipe_finetune {
+    int64_t tokens, steps, batch, top_k;
+    double lr, scale_rate, vector_rate, kl_weight, ce_weight;
+    bool trained_codes;
+} qn_recipe_finetune;
+
+/* How long a calibrated recipe trains. */
+typedef enum qn_effort {
+    QN_EFFORT_FAST,    /* not at all: the fits alone */
+    QN_EFFORT_DEFAULT, /* as the recipe says */
+    QN_EFFORT_MAX      /* four times the steps of the whole model, twice those of blocks */
+} qn_effort;
+
 typedef struct qn_recipe {
     char name[64];
     qn_recipe_fit fit;
@@ -73,6 +124,10 @@ typedef struct qn_recipe {
     qn_scale_code scales;
     double damping, error_decay, target_blend;
     bool activation_order, student_inputs;
+    bool measured_rotation; /* chosen for each matrix; implies measured errors */
+    bool measured_errors;
+    qn_recipe_distill distill;
+    qn_recipe_finetune finetune;
     qn_recipe_override overrides[QN_RECIPE_MAX_OVERRIDES];
     int n_overrides;
 
@@ -86,6 +141,12 @@ typedef struct qn_recipe {
  * NULL: "fast". QN_E_ARGUMENT for any other name, listing the known ones, and for the other track's. */
 QN_NODISCARD QN_API qn_status qn_recipe_builtin(const char *name, qn_track track, qn_recipe *out,
                                                 qn_error *err);
+
+/* "fast", "default" or "max". */
+QN_API const char *qn_effort_name(qn_effort effort);
+
+/* Turns the dial: changes the steps of both training stages, and the recipe's sha256 with them. Data-free recipes stay as they are. */
+QN_NODISCARD QN_API qn_status qn_recipe_set_effort(qn_recipe *recipe, qn_effort effort, qn_error *err);
 
 /* Whether a recipe needs calibration text. */
 QN_API bool qn_recipe_calibrates(const qn_recipe *recipe);

@@ -24,7 +24,7 @@ static int setup(void **state) {
     fixture *f = calloc(1, sizeof *f);
     f->folder = make_temporary_folder();
     f->store.folder = f->folder;
-    memset(f->store.key, 'a', sizeof f->store.key - 1);
+    memset(f->store.keys[QNI_STAGE_FITTED], 'a', QN_SHA256_HEX - 1);
     *state = f;
     return 0;
 }
@@ -152,7 +152,7 @@ static void test_another_run(void **state) {
     fixture *f = *state;
     qn_encoded e = saved_matrix(f, true);
     qn_encoded_release(&e);
-    f->store.key[63] = 'b';
+    f->store.keys[QNI_STAGE_FITTED][63] = 'b';
     const qn_encoded shape = shape_of(true);
     expect_refused(f, k_name, &shape, QN_E_ARGUMENT, "matrix-00007|another run|aaaab|aaaaa|--work");
 }

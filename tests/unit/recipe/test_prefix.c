@@ -54,7 +54,7 @@ typedef struct fixture {
 
 static void choose(fixture *f) {
     const qn_codec codec = {f->v.native, 16, QN_SCALE_LOG6}, q4 = {QN_CODE_Q4, 128, QN_SCALE_LOG6};
-    const qni_band_kind_options kinds[] = {{codec, 0.36}, {codec, 0.12}, {q4, 0.0115}};
+    const qni_band_codecs codecs = {{codec, codec, q4}};
     qni_plan_matrix matrices[MAX_ENTRIES];
     qni_plan_choice choices[MAX_ENTRIES];
     qni_plan_limits limits = {1, INT64_C(4000)};
@@ -63,16 +63,19 @@ static void choose(fixture *f) {
         const qn_layout_entry *e = &f->layout->entries[i];
         if (!e->is_matrix) continue;
         const qn_axis axis = e->layer < 0 ? QN_AXIS_ROWS : f->v.lines;
+        const qni_line_losses *losses = &f->loss.matrices[i].bases[0];
         matrices[n++] =
             (qni_plan_matrix){.rows = e->rows,
                               .cols = e->cols,
                               .axis = axis,
-                              .hadamard = e->layer < 0 ? 0 : f->v.hadamard,
-                              .sensitivity = axis == QN_AXIS_ROWS ? f->loss.rows[i] : f->loss.columns[i]};
+                              .n_bases = 1,
+                              .bases = {{losses->hadamard,
+                                         axis == QN_AXIS_ROWS ? losses->rows : losses->columns,
+                                         {0.36, 0.12, 0.0115}}}};
     }
-    assert_int_equal(qni_plan(matrices, n, kinds, &limits, choices, &least, NULL), QN_E_BUDGET);
+    assert_int_equal(qni_plan(matrices, n, &codecs, &limits, choices, &least, NULL), QN_E_BUDGET);
     limits.max_bytes = (int64_t)(f->v.budget * (double)least);
-    assert_ok(qni_plan(matrices, n, kinds, &limits, choices, &least, err));
+    assert_ok(qni_plan(matrices, n, &codecs, &limits, choices, &least, err));
     for (int64_t i = 0, k = 0; i < f->layout->n; i++)
         if (f->layout->entries[i].is_matrix) f->choices[i] = choices[k++];
 }
@@ -93,7 +96,7 @@ static void use_store(fixture *f, const char *name) {
     free(f->folder);
     f->folder = path_in(f->root, name);
     assert_int_equal(mkdir(f->folder, 0777), 0);
-    f->store = (qni_matrix_store){.folder = f->folder, .key = "a run"};
+    f->store = (qni_matrix_store){.folder = f->folder, .keys = {"a run", "a run", "a run"}};
 }
 
 static fixture *open_fixture(const variant *v) {
@@ -106,7 +109,7 @@ static fixture *open_fixture(const variant *v) {
     open_models(f);
     use_store(f, "store");
     const qni_loss_model_options options = {
-        .damping = 0.01, .activation_order = true, .hadamard = v->hadamard, .seed = 1};
+        .fit = qn_hessian_fit_defaults(), .hadamard = v->hadamard, .seed = 1};
     assert_ok(
         qni_loss_model_measure(f->teacher, &f->sequences, &f->sequences, &options, NULL, &f->loss, err));
     choose(f);
@@ -468,7 +471,7 @@ static void test_foreign_files(void **state) {
     fixture *f = open_fixture(&k_variants[0]);
     run_walk(f, 2, NULL);
     remove_matrix(f, qn_layout_find(f->layout, QN_TENSOR_V, 1));
-    snprintf(f->store.key, sizeof f->store.key, "another");
+    snprintf(f->store.keys[QNI_STAGE_FITTED], QN_SHA256_HEX, "another");
     assert_error(qni_prefix_run(&f->job, NULL, NULL, NULL, err), QN_E_ARGUMENT,
                  "matrix-00000|another run|a run|--work");
     expect_given_back(f);

@@ -1,0 +1,190 @@
+#include "recipe/model_tuning.h"
+
+#include "base/alloc.h"
+#include "quern/fit/teacher_cache.h"
+#include "recipe/block_tuning.h"
+
+#include <stdlib.h>
+#include <unistd.h>
+
+#include "base/banned.h"
+
+typedef struct model_run {
+    const qni_model_job *job;
+    const qn_context *ctx;
+    const qn_layout *layout;
+    qn_trainable t;
+    qn_teacher_cache *cache;
+} model_run;
+
+/* ---- the student so far ---- */
+
+/* The stage that holds matrices and vectors of LAYER. */
+static qni_run_stage stage_of(const model_run *r, int64_t layer) {
+    return r->job->blocks_are_trained && layer >= 0 ? QNI_STAGE_TRAINED : QNI_STAGE_FITTED;
+}
+
+/* What the set of a layer is made of. */
+typedef struct layer_parts {
+    qn_encoded *encoded;       /* owned [layout.n] */
+    const qn_encoded **fitted; /* owned [layout.n] */
+    float **targets;           /* owned [layout.n], each owned */
+} layer_parts;
+
+static void parts_release(const model_run *r, layer_parts *p) {
+    for (int64_t i = 0; i < r->layout->n; i++) {
+        if (p->encoded) qn_encoded_release(&p->encoded[i]);
+        if (p->targets) free(p->targets[i]);
+    }
+    free(p->encoded);
+    free(p->fitted);
+    free(p->targets);
+}
+
+static qn_status parts_alloc(const model_run *r, layer_parts *p, qn_error *err) {
+    p->encoded = qni_alloc_array(r->layout->n, sizeof *p->encoded);
+    p->fitted = qni_alloc_array(r->layout->n, sizeof *p->fitted);
+    p->targets = qni_alloc_array(r->layout->n, sizeof *p->targets);
+    return p->encoded && p->fitted && p->targets ? QN_OK : qni_fail_nomem(err, "the matrices of a block");
+}
+
+/* Latents go on from the fit's targets; codes that are not to move begin and stay at their levels. */
+static qn_status load_layer(const model_run *r, int64_t layer, layer_parts *p, qn_error *err) {
+    const qni_model_job *job = r->job;
+    const bool moves = job->tuning->trained_codes;
+    for (int64_t i = 0; i < r->layout->n; i++) {
+        const qn_layout_entry *e = &r->layout->entries[i];
+        bool found = false;
+        if (!e->is_matrix || e->layer != layer) continue;
+        QN_TRY(qni_matrix_store_load(job->store, moves ? QNI_STAGE_FITTED : stage_of(r, layer), i, e->name,
+                                     &job->shapes[i], &found, &p->encoded[i], moves ? &p->targets[i] : NULL,
+                                     err));
+        if (!found) return qn_fail(err, QN_E_IO, "%s: %s has gone", job->store->folder, e->name);
+        p->fitted[i] = &p->encoded[i];
+    }
+    return QN_OK;
+}
+
+/* Vectors as the blocks' training left them. */
+static qn_status load_vectors(const model_run *r, qn_trainable *t, qn_error *err) {
+    for (int64_t i = 0; i < t->n_parts; i++) {
+        qn_trainable_part *part = &t->parts[i];
+        const qn_layout_entry *e = &r->layout->entries[part->entry];
+        bool found = false;
+        if (!part->is_matrix)
+            QN_TRY(qni_vector_store_load(r->job->store, QNI_STAGE_TRAINED, part->entry, e->name, e->cols,
+                                         &found, part->vector, err));
+    }
+    return QN_OK;
+}
+
+static qn_status fill_layer(const model_run *r, int64_t layer, qn_trainable *t, qn_error *err) {
+    const bool is_trained = stage_of(r, layer) == QNI_STAGE_TRAINED;
+    bool found = true;
+    if (is_trained && r->job->tuning->trained_codes)
+        QN_TRY(qni_trained_block_load(r->job->store, layer, t, &found, err));
+    else if (is_trained)
+        QN_TRY(load_vectors(r, t, err));
+    if (found) return QN_OK;
+    return qn_fail(err, QN_E_IO, "%s: the trained block %lld has gone", r->job->store->folder,
+                   (long long)layer);
+}
+
+static qn_status add_layer(model_run *r, int64_t layer, qn_error *err) {
+    const qni_model_job *job = r->job;
+    layer_parts parts = {0};
+    qn_trainable t = {0};
+    qn_status status = parts_alloc(r, &parts, err);
+    if (status == QN_OK) status = load_layer(r, layer, &parts, err);
+    if (status == QN_OK)
+        status = qni_layer_trainable(job->teacher, layer, parts.fitted, parts.targets, &job->tuning->rates,
+                                     r->ctx, &t, err);
+    if (status == QN_OK) status = fill_layer(r, layer, &t, err);
+    if (status == QN_OK) status = qn_trainable_take(&r->t, &t, err);
+    qn_trainable_release(&t);
+    parts_release(r, &parts);
+    return status;
+}
+
+static qn_status make_set(model_run *r, qn_error *err) {
+    const int64_t n_layers = qn_model_config(r->job->student)->n_layers;
+    QN_TRY(qn_trainable_init(r->layout, &r->t, err));
+    for (int64_t layer = -1; layer < n_layers; layer++) QN_TRY(add_layer(r, layer, err));
+    return qn_trainable_seal(&r->t, &r->job->tuning->rates, err);
+}
+
+/* ---- the run ---- */
+
+static qn_status open_cache(model_run *r, qn_error *err) {
+    const qni_model_job *job = r->job;
+    const int64_t vocab = qn_model_config(job->teacher)->vocab_size;
+    qn_teacher_cache_options options = qn_teacher_cache_options_default();
+    qn_teacher_cache_info info;
+    char *path = NULL;
+    if (job->tuning->kl_weight == 0.0) return QN_OK;
+    options.compute = job->compute;
+    options.k = job->tuning->top_k < vocab ? job->tuning->top_k : vocab;
+    QN_TRY(qni_store_path(job->store, "teacher.cache", &path, err));
+    qn_status status =
+        qn_teacher_cache_make(job->teacher, job->sequences, &options, path, r->ctx, &info, err);
+    if (status == QN_OK) {
+        qn_log(r->ctx, QN_LOG_INFO, "the teacher's %lld largest probabilities: %.1f bytes a token",
+               (long long)options.k, (double)info.n_bytes / (double)info.n_tokens);
+        status = qn_teacher_cache_open(path, info.teacher_sha256, info.text_sha256, &r->cache, err);
+    }
+    free(path);
+    return status;
+}
+
+static qn_status train(model_run *r, const char *state_path, qn_tune_report *report, qn_error *err) {
+    const qni_model_job *job = r->job;
+    const qn_finetune_loss loss = {.compute = job->compute,
+                                   .kl_weight = job->tuning->kl_weight,
+                                   .ce_weight = job->tuning->ce_weight,
+                                   .cache = r->cache};
+    qn_tune_options options = job->tuning->tune;
+    options.state_path = state_path;
+    options.key = job->store->keys[QNI_STAGE_TUNED];
+    qn_status status = qn_trainable_lend(&r->t, job->student, err);
+    if (status == QN_OK)
+        status = qn_finetune(&r->t, job->student, job->sequences, &loss, &options, r->ctx, report, err);
+    qn_trainable_give_back(&r->t, job->student);
+    QN_TRY(status);
+    qn_log(r->ctx, report->best_step > 0 ? QN_LOG_INFO : QN_LOG_WARNING,
+           "whole model: loss on held-back text %.5f -> %.5f nats (step %lld of %lld)%s", report->first_loss,
+           report->best_loss, (long long)report->best_step, (long long)report->steps,
+           report->best_step > 0 ? "" : ": nothing was better than the start, which is kept");
+    return QN_OK;
+}
+
+static qn_status run(model_run *r, const char *done_path, const char *state_path, qn_tune_report *report,
+                     qn_error *err) {
+    const qn_trainable_mark mark = {.key = r->job->store->keys[QNI_STAGE_TUNED]};
+    bool is_done = false;
+    QN_TRY(make_set(r, err));
+    qn_trainable_mark found = mark;
+    QN_TRY(qn_trainable_load(&r->t, done_path, &found, false, &is_done, err));
+    if (is_done) return QN_OK;
+    QN_TRY(open_cache(r, err));
+    QN_TRY(train(r, state_path, report, err));
+    QN_TRY(qni_save_trained(r->job->store, QNI_STAGE_TUNED, &r->t, err));
+    QN_TRY(qn_trainable_save(&r->t, done_path, &mark, false, err));
+    (void)unlink(state_path);
+    return QN_OK;
+}
+
+qn_status qni_tune_model(const qni_model_job *job, const qn_context *ctx, qn_tune_report *report,
+                         qn_error *err) {
+    model_run r = {.job = job, .ctx = ctx, .layout = qn_checkpoint_layout(qn_model_checkpoint(job->student))};
+    qn_tune_report found = {0};
+    char *done_path = NULL, *state_path = NULL;
+    qn_status status = qni_store_path(job->store, "model.safetensors", &done_path, err);
+    if (status == QN_OK) status = qni_store_path(job->store, "training-model.safetensors", &state_path, err);
+    if (status == QN_OK) status = run(&r, done_path, state_path, &found, err);
+    qn_teacher_cache_close(r.cache);
+    qn_trainable_release(&r.t);
+    free(done_path);
+    free(state_path);
+    if (status == QN_OK) *report = found;
+    return status;
+}

@@ -1,0 +1,33 @@
+/* Tuning the whole student after its blocks are compressed (quern/fit/distill.h): the teacher is walked over the text once into a
+ * cache, then latents, scales and norms of all matrices are trained together. The whole student's parameters are in memory. */
+#ifndef QUERN_SRC_RECIPE_MODEL_TUNING_H
+#define QUERN_SRC_RECIPE_MODEL_TUNING_H
+
+#include "quern/fit/distill.h"
+#include "recipe/matrix_store.h"
+
+typedef struct qni_model_tuning {
+    qn_tune_options tune; /* steps 0: nothing is tuned */
+    qn_trainable_rates rates;
+    bool trained_codes; /* else latents stand at their levels and stay there */
+    double kl_weight, ce_weight;
+    int64_t top_k;
+} qni_model_tuning;
+
+typedef struct qni_model_job {
+    const qni_model_tuning *tuning;
+    qn_compute compute;
+    qn_model *teacher,
+        *student; /* two opened models of one checkpoint; the student is lent weights and given them back */
+    const qn_sequences *sequences; /* to tune on */
+    const qn_encoded *shapes;      /* [layout.n] of matrices */
+    const qni_matrix_store *store;
+    bool blocks_are_trained; /* the stage before was QNI_STAGE_TRAINED */
+} qni_model_job;
+
+/* Leaves the stage QNI_STAGE_TUNED in the store. A stopped run goes on from its last state; REPORT is zero for one that was
+ * finished before. */
+QN_NODISCARD qn_status qni_tune_model(const qni_model_job *job, const qn_context *ctx, qn_tune_report *report,
+                                      qn_error *err);
+
+#endif
