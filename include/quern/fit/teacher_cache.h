@@ -32,7 +32,7 @@ typedef struct qn_teacher_cache_options {
     qn_compute compute;
 } qn_teacher_cache_options;
 
-/* k 128 (all ids of a smaller vocabulary: call with that), f32. */
+/* k 128, f32. A vocabulary of fewer ids needs a smaller k. */
 QN_API qn_teacher_cache_options qn_teacher_cache_options_default(void);
 
 typedef struct qn_teacher_cache_info {
