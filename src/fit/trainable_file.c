@@ -82,6 +82,29 @@ static double number(const qn_safetensors *file, const char *key) {
     return text ? strtod(text, NULL) : 0.0;
 }
 
+/* -1: the file has no such count. */
+static int64_t count_of(const qn_safetensors *file, const char *key) {
+    const char *text = qn_safetensors_metadata(file, key);
+    char *end = NULL;
+    const long long value = text ? strtoll(text, &end, 10) : -1;
+    return text && end != text && !*end ? value : -1;
+}
+
+static qn_status take_mark(const qn_safetensors *file, const char *path, qn_trainable_mark *mark,
+                           qn_error *err) {
+    const int64_t step = count_of(file, "step"), best_step = count_of(file, "best_step");
+    if (step < 0 || best_step < 0 || best_step > step)
+        return qn_fail(err, QN_E_FORMAT,
+                       "%s: its best step is not one of the steps it has done; remove the file and go on "
+                       "without it",
+                       path);
+    mark->step = step;
+    mark->best_step = best_step;
+    mark->best_loss = number(file, "best_loss");
+    mark->first_loss = number(file, "first_loss");
+    return QN_OK;
+}
+
 static qn_status take_state(qn_trainable *t, const qn_safetensors *file, const char *path, qn_error *err) {
     float *arrays[N_STATE];
     size_t index;
@@ -107,11 +130,7 @@ static qn_status take(qn_trainable *t, const qn_safetensors *file, const char *p
         QN_TRY(copy_tensor(file, path, name, t->groups[g].param, t->groups[g].n, err));
     }
     if (with_state) QN_TRY(take_state(t, file, path, err));
-    mark->step = (int64_t)number(file, "step");
-    mark->best_step = (int64_t)number(file, "best_step");
-    mark->best_loss = number(file, "best_loss");
-    mark->first_loss = number(file, "first_loss");
-    return QN_OK;
+    return take_mark(file, path, mark, err);
 }
 
 qn_status qn_trainable_load(qn_trainable *t, const char *path, qn_trainable_mark *mark, bool with_state,
