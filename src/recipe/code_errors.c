@@ -20,6 +20,14 @@ void qni_code_errors_normal(const qni_band_codecs *codecs, double errors[QNI_BAN
     errors[QNI_BAND_Q4] = k_q4_error;
 }
 
+/* A scale of q4 on the column axis serves a group of rows: with fewer, it would fit them better than it will. */
+static int64_t sample_rows(const qni_code_errors_job *job, const qn_codec *codec) {
+    const int64_t rows = qn_weight_rows(job->weight);
+    const bool shares_rows = codec->code == QN_CODE_Q4 && job->axis == QN_AXIS_COLUMNS;
+    const int64_t n = shares_rows && codec->group_size > SAMPLE_ROWS ? codec->group_size : SAMPLE_ROWS;
+    return n < rows ? n : rows;
+}
+
 /* Rows spread evenly over the matrix, rotated. */
 static void take_sample(const qni_code_errors_job *job, int64_t n, float *w) {
     const int64_t rows = qn_weight_rows(job->weight), cols = qn_weight_cols(job->weight);
@@ -37,38 +45,38 @@ static double sensitivity_of(const qni_code_errors_job *job, const float *w, int
     return sum;
 }
 
-static qn_status fit_sample(const qni_code_errors_job *job, const float *w, int64_t n, qni_band_kind kind,
+/* *error stays as it is where the sample is all zeros. */
+static qn_status fit_sample(const qni_code_errors_job *job, qni_band_kind kind, int64_t n, float *w,
                             const qn_context *ctx, double *error, qn_error *err) {
     const qn_codec codec = job->codecs->of[kind];
-    const qn_band_shape shape = {.rows = n,
-                                 .cols = qn_weight_cols(job->weight),
-                                 .axis = job->axis,
-                                 .n_bands = 1,
-                                 .bands = {{codec.code, kind == QNI_BAND_DOUBLE ? 2 : 1, codec.group_size,
-                                            codec.scale == QN_SCALE_LOG6}}};
+    const qn_band_spec band = {codec.code, kind == QNI_BAND_DOUBLE ? 2 : 1, codec.group_size,
+                               codec.scale == QN_SCALE_LOG6};
+    const qn_band_shape shape = {
+        .rows = n, .cols = qn_weight_cols(job->weight), .axis = job->axis, .n_bands = 1, .bands = {band}};
     qn_banded banded = {0};
     qn_hessian_fit_report report = {0};
+    take_sample(job, n, w);
+    const double whole = sensitivity_of(job, w, n);
+    if (!(whole > 0.0)) return QN_OK;
     QN_TRY(qn_hessian_fit(w, job->hessian, &shape, job->fit, ctx, &banded, &report, err));
     qn_banded_release(&banded);
-    *error = report.error;
+    *error = report.error / whole;
     return QN_OK;
 }
 
 qn_status qni_code_errors_measure(const qni_code_errors_job *job, const qn_context *ctx,
                                   double errors[QNI_BAND_KIND_COUNT], qn_error *err) {
-    const int64_t rows = qn_weight_rows(job->weight), n = rows < SAMPLE_ROWS ? rows : SAMPLE_ROWS;
-    float *w = qni_alloc_array(n * qn_weight_cols(job->weight), sizeof *w);
-    if (!w) return qni_fail_nomem(err, job->name);
-    take_sample(job, n, w);
-    const double whole = sensitivity_of(job, w, n);
-    qn_status status = QN_OK;
+    const int64_t cols = qn_weight_cols(job->weight);
     qni_code_errors_normal(job->codecs, errors);
-    for (int k = 0; k < QNI_BAND_KIND_COUNT && status == QN_OK && whole > 0.0; k++) {
-        double error = 0.0;
-        if (job->codecs->of[k].code == QN_CODE_NONE) continue;
-        status = fit_sample(job, w, n, (qni_band_kind)k, ctx, &error, err);
-        if (status == QN_OK) errors[k] = error / whole;
+    for (int k = 0; k < QNI_BAND_KIND_COUNT; k++) {
+        const qn_codec *codec = &job->codecs->of[k];
+        float *w = NULL;
+        if (codec->code == QN_CODE_NONE) continue;
+        const int64_t n = sample_rows(job, codec);
+        QN_TRY(QNI_ALLOC(w, n * cols, job->name, err));
+        const qn_status status = fit_sample(job, (qni_band_kind)k, n, w, ctx, &errors[k], err);
+        free(w);
+        QN_TRY(status);
     }
-    free(w);
-    return status;
+    return QN_OK;
 }

@@ -78,9 +78,11 @@ static qn_status walk(measuring *m, const qn_sequences *sequences, qn_error *err
 static qn_status count_tokens(qni_loss_model *loss, const qn_sequences *sequences, qn_error *err) {
     const int64_t embed = qn_layout_find(loss->layout, QN_TENSOR_EMBED, -1);
     const int64_t n_tokens = sequences->starts[sequences->n];
-    loss->token_frequency = qni_alloc_array(loss->layout->entries[embed].rows, sizeof(double));
+    loss->token_frequency = qni_alloc_array(loss->layout->entries[embed].rows, sizeof(float));
     if (!loss->token_frequency) return qni_fail_nomem(err, "frequencies");
-    for (int64_t t = 0; t < n_tokens; t++) loss->token_frequency[sequences->ids[t]] += 1.0 / (double)n_tokens;
+    for (int64_t t = 0; t < n_tokens; t++) loss->token_frequency[sequences->ids[t]] += 1.0f; /* exact */
+    for (int64_t v = 0; v < loss->layout->entries[embed].rows; v++)
+        loss->token_frequency[v] = (float)((double)loss->token_frequency[v] / (double)n_tokens);
     return QN_OK;
 }
 
@@ -91,6 +93,7 @@ static qn_status measure(measuring *m, const qn_sequences *sequences, const qn_s
     loss->matrices = qni_alloc_array(loss->layout->n, sizeof *loss->matrices);
     if (!loss->matrices) return qni_fail_nomem(err, "sensitivities");
     QN_TRY(qn_fisher_measure(m->model, fisher_sequences, &options, m->ctx, &loss->fisher, err));
+    QN_TRY(qni_loss_lines_open(&m->lines, err));
     QN_TRY(walk(m, sequences, err));
     QN_TRY(count_tokens(loss, sequences, err));
     return qni_loss_lines_add_tables(&m->lines, err);
@@ -106,6 +109,7 @@ qn_status qni_loss_model_measure(const qn_model *model, const qn_sequences *sequ
                    .loss = &loss,
                    .lines = {.model = model, .options = options, .ctx = ctx, .loss = &loss}};
     const qn_status status = measure(&m, sequences, fisher_sequences, err);
+    qni_loss_lines_close(&m.lines);
     if (status == QN_OK) {
         *out = loss;
     } else {

@@ -40,7 +40,7 @@ typedef struct qni_loss_model {
     qn_fisher fisher;
     qni_matrix_losses *matrices; /* owned [layout.n] */
     float *head_hessian;         /* owned [h, h]: of the head's input */
-    double *token_frequency;     /* owned [V] */
+    float *token_frequency;      /* owned [V] */
 } qni_loss_model;
 
 typedef struct qni_loss_model_options {
@@ -51,6 +51,10 @@ typedef struct qni_loss_model_options {
     int64_t hadamard;      /* blocks of columns in which the matrices of the layers are rotated; 0: none */
     bool rotation_is_open; /* both bases, for the plan to choose from */
     bool measures_errors;  /* of the codes, in each matrix; else those of normal weights */
+    qn_model *
+        probed; /* a second model of the checkpoint, lent changed matrices to correct the sensitivities by what they do to
+                         the head (measured_sensitivity.h); NULL: they are taken as they are */
+    const qn_sequences *probe_sequences;
     uint64_t seed;
 } qni_loss_model_options;
 
@@ -59,6 +63,12 @@ QN_NODISCARD qn_status qni_loss_model_measure(const qn_model *model, const qn_se
                                               const qn_sequences *fisher_sequences,
                                               const qni_loss_model_options *options, const qn_context *ctx,
                                               qni_loss_model *out, qn_error *err);
+
+/* The same from a file of statistics, at PATH for messages; QN_E_ARGUMENT where it lacks one. The same bytes where the file was
+ * measured on the same text with the same seed. */
+QN_NODISCARD qn_status qni_loss_model_read(const qn_model *model, const qn_statistics *statistics,
+                                           const char *path, const qni_loss_model_options *options,
+                                           const qn_context *ctx, qni_loss_model *out, qn_error *err);
 void qni_loss_model_release(qni_loss_model *loss);
 
 /* out [h, h]: the metric in which the rows of a tied embedding are fitted: the head's H, and the mean frequency of a token over the

@@ -21,7 +21,7 @@ static qn_status open(qni_probe *p, qn_compute compute, qn_error *err) {
     return qn_stepper_embed(p->stepper, p->stream, err);
 }
 
-qn_status qni_probe_open(qn_model *teacher, qn_model *student, const qn_sequences *sequences,
+qn_status qni_probe_open(const qn_model *teacher, qn_model *student, const qn_sequences *sequences,
                          qn_compute compute, const qn_context *ctx, qni_probe *out, qn_error *err) {
     qni_probe p = {.teacher = teacher, .student = student, .sequences = *sequences, .ctx = ctx};
     const qn_status status = open(&p, compute, err);

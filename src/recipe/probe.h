@@ -7,8 +7,9 @@
 #include "quern/model/stepper.h"
 
 typedef struct qni_probe {
-    qn_model *teacher, *student; /* borrowed */
-    qn_sequences sequences;      /* borrowed */
+    const qn_model *teacher; /* borrowed, as are student and sequences */
+    qn_model *student;
+    qn_sequences sequences;
     const qn_context *ctx;
     qn_stepper *stepper;                      /* of the student */
     float *stream, *scratch, *teacher_hidden; /* owned [T, h] */
@@ -16,9 +17,9 @@ typedef struct qni_probe {
 } qni_probe;
 
 /* The student's embedding is compressed already. */
-QN_NODISCARD qn_status qni_probe_open(qn_model *teacher, qn_model *student, const qn_sequences *sequences,
-                                      qn_compute compute, const qn_context *ctx, qni_probe *out,
-                                      qn_error *err);
+QN_NODISCARD qn_status qni_probe_open(const qn_model *teacher, qn_model *student,
+                                      const qn_sequences *sequences, qn_compute compute,
+                                      const qn_context *ctx, qni_probe *out, qn_error *err);
 void qni_probe_close(qni_probe *probe);
 
 /* KL(teacher || student) at the head, nats a token, with the student's blocks from LAYER on as they are now. */

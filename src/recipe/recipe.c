@@ -43,6 +43,8 @@ const qni_setting qni_settings[QNI_SETTING_COUNT] = {
     {"quantize", "inputs", CHOICE(student_inputs), {"teacher", "student"}, true},
     {"quantize", "target_blend", QNI_SETTING_REAL, FIELD(target_blend), 0, 0, 1, {NULL}, true},
     {"plan", "errors", CHOICE(measured_errors), {"normal", "measured"}, true},
+    {"plan", "sensitivity", CHOICE(measured_sensitivity), {"fisher", "measured"}, true},
+    {"plan", "probe_tokens", QNI_SETTING_INTEGER, FIELD(probe_tokens), 0, 1, MAX_TOKENS, {NULL}, true},
     {"distill", "steps", QNI_SETTING_INTEGER, FIELD(distill.steps), 0, 0, MAX_STEPS, {NULL}, true},
     {"distill", "batch", QNI_SETTING_INTEGER, FIELD(distill.batch), 0, 1, MAX_BATCH, {NULL}, true},
     {"distill", "lr", QNI_SETTING_REAL, FIELD(distill.lr), 0, 1e-9, 1, {NULL}, true},
@@ -152,6 +154,7 @@ qn_recipe qni_recipe_base(qn_track track, bool calibrated) {
     recipe.activation_order = true;
     recipe.student_inputs = true;
     recipe.measured_errors = true;
+    recipe.probe_tokens = 2048;
     recipe.distill = k_distill;
     recipe.finetune = k_finetune;
     if (track == QN_TRACK_BINARY) recipe.finetune.lr *= 2; /* signs turn at zero alone: farther to go */

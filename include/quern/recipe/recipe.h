@@ -22,6 +22,8 @@
  *       target_blend: 0.5     # from the teacher's weights (0) to the teacher's outputs (1)
  *     plan:
  *       errors: measured      # what codes lose of a matrix: a fit of a sample of its rows, or `normal`, that of normal weights
+ *       sensitivity: fisher   # of the matrices, or `measured`: corrected by what a change of each does to the head
+ *       probe_tokens: 2048    # of the calibration text, for that
  *     distill:                # each block towards the teacher's, after its matrices are fitted (quern/fit/distill.h)
  *       steps: 168            # of each block; 0: none
  *       batch: 6              # sequences a step
@@ -126,6 +128,8 @@ typedef struct qn_recipe {
     bool activation_order, student_inputs;
     bool measured_rotation; /* chosen for each matrix; implies measured errors */
     bool measured_errors;
+    bool measured_sensitivity;
+    int64_t probe_tokens;
     qn_recipe_distill distill;
     qn_recipe_finetune finetune;
     qn_recipe_override overrides[QN_RECIPE_MAX_OVERRIDES];

@@ -98,6 +98,7 @@ static qn_artifact_plan *file_plan(const bench *b) {
 static double planned_error(qn_track track, qni_band_kind kind) {
     bench b;
     bench_open(&b, track);
+    b.recipe.measured_errors = false;
     b.recipe.planes = kind == QNI_BAND_DOUBLE ? 2 : 1;
     b.recipe.max_rescue_fraction = kind == QNI_BAND_Q4 ? 1.0 : 0.0;
     qni_calibrated c = opened(&b);

@@ -5,18 +5,22 @@
 #include "expect_error.h"
 #include "tiny_model.h"
 
+#include "quern/fit/calibrate.h"
 #include "quern/fit/hessian_fit.h"
 #include "quern/fit/statistics.h"
+#include "quern/model/compare.h"
 
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
 enum { T = 300, FISHER_T = 100, VOCAB = 61, SEED = 9 };
-static const int64_t k_starts[] = {0, 90, 200, T}, k_fisher_starts[] = {0, 60, FISHER_T};
+static const int64_t k_starts[] = {0, 90, 200, T}, k_fisher_starts[] = {0, 60, FISHER_T},
+                     k_even_starts[] = {0, 100, 200, T};
 /* Second moments are summed in f32 over up to 1024 tokens, and the factorisation of a damped matrix loses two or three more
  * digits; all that follows is in double. */
 static const double k_sensitivity_tolerance = 1e-3;
+static const double k_share_tolerance = 1e-6;  /* each share is rounded to f32 */
 static const double k_moment_tolerance = 1e-5; /* f32 sums of 300 products, relative to the largest */
 
 typedef struct fixture {
@@ -252,8 +256,8 @@ static void test_embedding_metric(void **state) {
                 assert_true(metric[i * h + j] == metric[j * h + i]);
             }
         double frequency = 0.0;
-        for (int64_t v = 0; v < VOCAB; v++) frequency += loss.token_frequency[v];
-        assert_true(fabs(frequency - 1.0) < 1e-12);
+        for (int64_t v = 0; v < VOCAB; v++) frequency += (double)loss.token_frequency[v];
+        assert_true(fabs(frequency - 1.0) < k_share_tolerance);
         free(metric);
         free_inputs(f, &in);
         qni_loss_model_release(&loss);
@@ -274,6 +278,228 @@ static void test_threads_change_nothing(void **state) {
     }
     qni_loss_model_release(&one);
     qni_loss_model_release(&three);
+    close_fixture(f);
+}
+
+/* ------------------------------------------------------------------------------------------- two bases, measured errors */
+
+static void expect_same_lines(const qni_line_losses *a, const qni_line_losses *b, const qn_layout_entry *e) {
+    assert_int_equal(a->hadamard, b->hadamard);
+    assert_memory_equal(a->columns, b->columns, (size_t)e->cols * sizeof(double));
+    assert_memory_equal(a->rows, b->rows, (size_t)e->rows * sizeof(double));
+    assert_memory_equal(a->relative_error, b->relative_error, sizeof a->relative_error);
+}
+
+static void use_codecs(fixture *f) {
+    const qn_codec native = {QN_CODE_TERNARY, 16, QN_SCALE_F16}, q4 = {QN_CODE_Q4, 128, QN_SCALE_F16};
+    f->options.codecs = (qni_band_codecs){{native, native, q4}};
+    f->options.axis = QN_AXIS_COLUMNS;
+}
+
+/* An open rotation gives both bases of each matrix that blocks divide, each as it would be alone. */
+static void test_open_rotation(void **state) {
+    (void)state;
+    fixture *f = open_fixture((tiny_options){.tied = true});
+    use_codecs(f);
+    f->options.measures_errors = true;
+    qni_loss_model plain = measured(f, 1);
+    f->options.hadamard = 32; /* of the widths 48, 64 and 80 it divides the second */
+    qni_loss_model rotated = measured(f, 1);
+    f->options.rotation_is_open = true;
+    qni_loss_model both = measured(f, 3);
+    int n_open = 0;
+    for (int64_t i = 0; i < f->layout->n; i++) {
+        const qn_layout_entry *e = &f->layout->entries[i];
+        const qni_matrix_losses *m = &both.matrices[i];
+        if (!e->is_matrix) continue;
+        const bool is_open = e->layer >= 0 && e->cols == 64;
+        assert_int_equal(m->n_bases, is_open ? 2 : 1);
+        expect_same_lines(&m->bases[0], &plain.matrices[i].bases[0], e);
+        if (is_open) expect_same_lines(&m->bases[1], &rotated.matrices[i].bases[0], e);
+        n_open += is_open;
+    }
+    assert_true(n_open > 0);
+    qni_loss_model_release(&plain);
+    qni_loss_model_release(&rotated);
+    qni_loss_model_release(&both);
+    close_fixture(f);
+}
+
+/* ------------------------------------------------------------------------------------------- probed */
+
+/* Of a change so small that the model holds: *kl by full walks of both models, *predicted. */
+static double kl_of_change(fixture *f, qn_model *changed, int64_t entry, const float *w) {
+    const qn_layout_entry *e = &f->layout->entries[entry];
+    const qn_weight weight = {
+        .kind = QN_WEIGHT_DENSE,
+        .dense = {.data = w, .dtype = QN_DTYPE_F32, .n_dims = 2, .shape = {e->rows, e->cols}}};
+    const qn_walk_options options = {.compute = QN_COMPUTE_F32};
+    const size_t n_bytes = (size_t)(FISHER_T * f->config->hidden_size) * sizeof(float);
+    float *base = malloc(n_bytes), *other = malloc(n_bytes);
+    double kl = 0.0;
+    assert_ok(qn_walk(f->model, &f->fisher_sequences, &options, NULL, base, NULL, err));
+    assert_ok(qn_model_set_weight(changed, entry, &weight, err));
+    assert_ok(qn_walk(changed, &f->fisher_sequences, &options, NULL, other, NULL, err));
+    assert_ok(qn_head_kl(f->model, base, changed, other, FISHER_T, QN_COMPUTE_F32, NULL, &kl, err));
+    assert_ok(qn_model_set_weight(changed, entry, NULL, err));
+    free(base);
+    free(other);
+    return kl;
+}
+
+/* The change that a probe makes of a matrix, fitted in METRIC; what the model predicts of it where HESSIAN is that of its inputs. */
+static double probed_factor(fixture *f, qn_model *changed, int64_t entry, const float *metric,
+                            const double *hessian, const qn_fisher *fisher, const float *frequency) {
+    const qn_layout_entry *e = &f->layout->entries[entry];
+    const qn_band_shape shape = {.rows = e->rows,
+                                 .cols = e->cols,
+                                 .n_bands = 1,
+                                 .bands = {{f->options.codecs.of[QNI_BAND_SINGLE].code, 1, 16, false}}};
+    qn_hessian_fit_options fit = f->options.fit;
+    qn_banded banded = {0};
+    float *w = malloc((size_t)(e->rows * e->cols) * sizeof *w),
+          *fitted = malloc((size_t)(e->rows * e->cols) * sizeof *fitted);
+    double predicted = 0.0;
+    fit.method = QN_HESSIAN_FEEDBACK;
+    qn_weight_decode_rows(qn_model_weight(f->model, entry), 0, e->rows, w);
+    assert_ok(qn_hessian_fit(w, metric, &shape, &fit, NULL, &banded, NULL, err));
+    qn_banded_decode(&banded, fitted);
+    for (int64_t k = 0; k < e->rows * e->cols; k++) fitted[k] = 0.5f * (fitted[k] - w[k]);
+    for (int64_t r = 0; r < e->rows; r++) {
+        const float *d = fitted + r * e->cols;
+        for (int64_t i = 0; hessian && i < e->cols; i++)
+            for (int64_t j = 0; j < e->cols; j++)
+                predicted += 0.5 * (double)fisher->output[entry][r] * (double)d[i] *
+                             hessian[i * e->cols + j] / T * (double)d[j];
+        for (int64_t j = 0; e->kind == QN_TENSOR_EMBED && j < e->cols; j++)
+            predicted +=
+                0.5 * (double)frequency[r] * (double)fisher->lookup_gradient[j] * (double)d[j] * (double)d[j];
+    }
+    for (int64_t k = 0; k < e->rows * e->cols; k++) w[k] += fitted[k];
+    const double factor = kl_of_change(f, changed, entry, w) / predicted;
+    qn_banded_release(&banded);
+    free(fitted);
+    free(w);
+    return fmin(fmax(factor, 1.0 / 16), 16.0);
+}
+
+/* Of f32 walks of nearly the same models: differences of logits of 1e-3 and more, to three digits. */
+static const double k_factor_tolerance = 0.02;
+
+static double sum_of(const double *x, int64_t n) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++) sum += x[i];
+    return sum;
+}
+
+/* Sensitivities of a probed model are the others' times KL over prediction, and the probed model has its weights back. */
+static void test_probed_sensitivities(void **state) {
+    (void)state;
+    for (int tied = 0; tied < 2; tied++) {
+        fixture *f = open_fixture((tiny_options){.tied = tied});
+        use_codecs(f);
+        qni_loss_model plain = measured(f, 1);
+        inputs in = observe(f);
+        qn_model *probed = NULL;
+        assert_ok(qn_model_open(f->folder, &probed, err));
+        f->options.probed = probed;
+        f->options.probe_sequences = &f->fisher_sequences;
+        qni_loss_model corrected = measured(f, 2);
+        const int64_t h = f->config->hidden_size;
+        float *metric = malloc((size_t)(80 * 80) * sizeof *metric);
+        for (int64_t i = 0; i < f->layout->n; i++) {
+            const qn_layout_entry *e = &f->layout->entries[i];
+            if (!e->is_matrix) continue;
+            const bool is_embedding = e->kind == QN_TENSOR_EMBED;
+            const double *hessian = is_embedding && !tied ? NULL : in.products[i];
+            if (is_embedding)
+                qni_loss_model_embedding_metric(&plain, tied, metric);
+            else if (e->kind == QN_TENSOR_HEAD)
+                memcpy(metric, plain.head_hessian, (size_t)(h * h) * sizeof *metric);
+            else
+                for (int64_t k = 0; k < e->cols * e->cols; k++) metric[k] = (float)(in.products[i][k] / T);
+            const double want =
+                probed_factor(f, probed, i, metric, hessian, &plain.fisher, plain.token_frequency);
+            const double got = sum_of(corrected.matrices[i].bases[0].rows, e->rows) /
+                               sum_of(plain.matrices[i].bases[0].rows, e->rows);
+            if (fabs(got / want - 1.0) > k_factor_tolerance)
+                fail_msg("%s: factor %g, not %g", e->name, got, want);
+        }
+        free(metric);
+        free_inputs(f, &in);
+        qni_loss_model_release(&plain);
+        qni_loss_model_release(&corrected);
+        qn_model_close(probed);
+        close_fixture(f);
+    }
+}
+
+/* ------------------------------------------------------------------------------------------- read */
+
+static void calibrate(fixture *f, const char *path, int64_t n_fisher_tokens, bool diagonal) {
+    int64_t starts[] = {0, 100, 200, T};
+    const qn_calibration_text text = {.ids = f->ids, .starts = starts, .n = 3, .context = 100};
+    qn_calibrate_options options = qn_calibrate_options_default();
+    qn_calibrate_result result;
+    options.n_fisher_tokens = n_fisher_tokens;
+    options.diagonal = diagonal;
+    options.seed = SEED;
+    assert_ok(qn_calibrate(f->model, &text, &options, path, NULL, &result, err));
+}
+
+static qn_status read_from(const fixture *f, const char *path, qni_loss_model *out, qn_error *error) {
+    qn_statistics *statistics = NULL;
+    assert_ok(qn_statistics_open(path, f->layout, &statistics, err));
+    const qn_status status =
+        qni_loss_model_read(f->model, statistics, "s.stats", &f->options, NULL, out, error);
+    qn_statistics_close(statistics);
+    return status;
+}
+
+/* Statistics of the same text give the same bytes as a walk. */
+static void test_read_from_statistics(void **state) {
+    (void)state;
+    for (int tied = 0; tied < 2; tied++) {
+        fixture *f = open_fixture((tiny_options){.tied = tied});
+        char *path = path_in(f->folder, "s.stats");
+        qni_loss_model read = {0};
+        use_codecs(f);
+        f->options.measures_errors = true;
+        f->options.hadamard = 16;
+        f->options.rotation_is_open = true;
+        f->sequences = (qn_sequences){f->ids, k_even_starts, 3};
+        f->fisher_sequences = f->sequences;
+        qni_loss_model walked = measured(f, 2);
+        calibrate(f, path, T, false);
+        assert_ok(read_from(f, path, &read, err));
+        for (int64_t i = 0; i < f->layout->n; i++) {
+            assert_int_equal(read.matrices[i].n_bases, walked.matrices[i].n_bases);
+            for (int b = 0; b < read.matrices[i].n_bases; b++)
+                expect_same_lines(&read.matrices[i].bases[b], &walked.matrices[i].bases[b],
+                                  &f->layout->entries[i]);
+        }
+        const size_t h = (size_t)f->config->hidden_size;
+        assert_memory_equal(read.head_hessian, walked.head_hessian, h * h * sizeof(float));
+        assert_int_equal(read.fisher.n_tokens, T);
+        qni_loss_model_release(&read);
+        qni_loss_model_release(&walked);
+        free(path);
+        close_fixture(f);
+    }
+}
+
+static void test_statistics_that_lack_something(void **state) {
+    (void)state;
+    fixture *f = open_fixture((tiny_options){.tied = true});
+    char *path = path_in(f->folder, "s.stats");
+    qni_loss_model loss = {0};
+    calibrate(f, path, T, true);
+    assert_error(read_from(f, path, &loss, err), QN_E_ARGUMENT, "s.stats: no input_hessian of |--diagonal");
+    calibrate(f, path, 0, false);
+    assert_error(read_from(f, path, &loss, err), QN_E_ARGUMENT,
+                 "s.stats: no output_fisher of |--fisher-tokens 0");
+    assert_null(loss.matrices);
+    free(path);
     close_fixture(f);
 }
 
@@ -302,8 +528,14 @@ static void test_failures(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_sensitivities),    cmocka_unit_test(test_rotated_sensitivities),
-        cmocka_unit_test(test_embedding_metric), cmocka_unit_test(test_threads_change_nothing),
+        cmocka_unit_test(test_sensitivities),
+        cmocka_unit_test(test_rotated_sensitivities),
+        cmocka_unit_test(test_embedding_metric),
+        cmocka_unit_test(test_threads_change_nothing),
+        cmocka_unit_test(test_open_rotation),
+        cmocka_unit_test(test_probed_sensitivities),
+        cmocka_unit_test(test_read_from_statistics),
+        cmocka_unit_test(test_statistics_that_lack_something),
         cmocka_unit_test(test_failures),
     };
     return cmocka_run_group_tests_name("recipe loss_model", tests, NULL, NULL);

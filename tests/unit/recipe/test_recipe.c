@@ -107,14 +107,17 @@ static void test_every_setting(void **state) {
     assert_true(r.max_rescue_fraction == 0.025);
 }
 
-static const char k_all_calibrated[] = "name: all\ncalibrate:\n  tokens: 1024\n  context: 64\n"
-                                       "  fisher_tokens: 256\nquantize:\n  fit: feedback\n"
-                                       "  group_size: 32\n  lines: rows\n  planes: 1\n  scales: f16\n"
-                                       "  sweeps: 7\n  damping: 0.25\n  order: natural\n"
-                                       "  error_decay: 0.5\n  hadamard: 16\n  inputs: teacher\n"
-                                       "  target_blend: 0.75\noverrides:\n  - match: v_proj\n"
-                                       "    code: q4\n  - {match: '[kq]_proj$', code: single}\n"
-                                       "rescue:\n  max_fraction: 0.025\n";
+static const char k_all_calibrated[] =
+    "name: all\ncalibrate:\n  tokens: 1024\n  context: 64\n"
+    "  fisher_tokens: 256\nquantize:\n  fit: feedback\n"
+    "  group_size: 32\n  lines: rows\n  planes: 1\n  scales: f16\n"
+    "  sweeps: 7\n  damping: 0.25\n  order: natural\n"
+    "  error_decay: 0.5\n  hadamard: 16\n  rotate: measured\n"
+    "  inputs: teacher\n"
+    "  target_blend: 0.75\nplan:\n  errors: normal\n"
+    "  sensitivity: measured\n  probe_tokens: 512\noverrides:\n  - match: v_proj\n"
+    "    code: q4\n  - {match: '[kq]_proj$', code: single}\n"
+    "rescue:\n  max_fraction: 0.025\n";
 
 static void test_every_calibrated_setting(void **state) {
     (void)state;
@@ -131,6 +134,8 @@ static void test_every_calibrated_setting(void **state) {
     assert_true(r.damping == 0.25 && r.error_decay == 0.5 && r.target_blend == 0.75);
     assert_false(r.activation_order);
     assert_int_equal(r.hadamard, 16);
+    assert_true(r.measured_rotation && r.measured_sensitivity && !r.measured_errors);
+    assert_int_equal(r.probe_tokens, 512);
     assert_false(r.student_inputs);
     assert_true(r.max_rescue_fraction == 0.025);
     assert_int_equal(r.n_overrides, 2);
@@ -165,9 +170,11 @@ static void test_digest_of_a_calibrated_recipe(void **state) {
     (void)state;
     static const char other_layout[] =
         "rescue: {max_fraction: 25e-3}\noverrides: [{code: q4, match: v_proj}, {match: \"[kq]_proj$\", code: "
-        "single}] # two\n\nquantize: {target_blend: 75e-2, inputs: teacher, hadamard: 16, error_decay: .5,\n "
+        "single}] # two\n\nquantize: {target_blend: 75e-2, inputs: teacher, hadamard: 16, rotate: measured, "
+        "error_decay: .5,\n "
         "order: natural, damping: 0.250, sweeps: 7, scales: f16, planes: 1, lines: rows, group_size: 32,\n "
-        "fit: feedback}\ncalibrate: {fisher_tokens: 256, context: 64, tokens: 1024}\nname: other\n";
+        "fit: feedback}\nplan: {probe_tokens: 512, sensitivity: measured, errors: normal}\ncalibrate: "
+        "{fisher_tokens: 256, context: 64, tokens: 1024}\nname: other\n";
     static const char *const changes[][2] = {{"tokens: 1024", "tokens: 1025"},
                                              {"context: 64", "context: 65"},
                                              {"fisher_tokens: 256", "fisher_tokens: 257"},
@@ -181,6 +188,10 @@ static void test_digest_of_a_calibrated_recipe(void **state) {
                                              {"order: natural", "order: activation"},
                                              {"decay: 0.5", "decay: 0.6"},
                                              {"hadamard: 16", "hadamard: 8"},
+                                             {"rotate: measured", "rotate: all"},
+                                             {"errors: normal", "errors: measured"},
+                                             {"sensitivity: measured", "sensitivity: fisher"},
+                                             {"probe_tokens: 512", "probe_tokens: 513"},
                                              {"inputs: teacher", "inputs: student"},
                                              {"blend: 0.75", "blend: 0.76"},
                                              {"match: v_proj", "match: w_proj"},
