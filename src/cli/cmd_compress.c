@@ -2,6 +2,7 @@
 #include "console.h"
 #include "gates.h"
 #include "inputs.h"
+#include "tuning.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -13,6 +14,8 @@
         {"effort", CLI_TEXT, "fast|default|max",                                                             \
          "how long to train after the fits: not at all, as the recipe says, longer", false},                 \
         {"text", CLI_TEXT, "FILE", "calibration text, for recipes that calibrate", false},                   \
+        {"statistics", CLI_TEXT, "STATS",                                                                    \
+         "of `quern calibrate`, for a calibrated recipe's plan; a plan alone needs no --text then", false},  \
         {"docs", CLI_TEXT, "FILE", "dev documents: scored before and after, and never calibrated on",        \
          false},                                                                                             \
         {"allow-leak", CLI_FLAG, NULL, "calibrate on text that holds the dev documents too", false},         \
@@ -84,13 +87,13 @@ static int print_plan(const cli_args *args, const qn_recipe *recipe, const qn_co
     double bits = 8.0 * (double)r->bytes / (double)r->parameters;
     if (cli_flag(args, "json"))
         return cli_print_json(json_pack(
-            "{s:b, s:o, s:o, s:s, s:I, s:I, s:I, s:f, s:f, s:I, s:f, s:s}", "dry_run", 1, "native",
-            native_object(r), "plan", plan_array(r), "artifact", cli_text(args, "o", ""), "bytes",
-            (json_int_t)r->bytes, "minimum_bytes", (json_int_t)r->minimum_bytes, "budget_bytes",
-            (json_int_t)r->budget_bytes, "bits_per_parameter", bits, "budget_bits_per_parameter",
-            8.0 * (double)r->budget_bytes / (double)r->parameters, "parameters", (json_int_t)r->parameters,
-            "max_rescue_fraction", (double)r->rescued_parameters / (double)r->parameters, "recipe_sha256",
-            recipe->sha256));
+            "{s:b, s:f, s:o, s:o, s:s, s:I, s:I, s:I, s:f, s:f, s:I, s:f, s:s}", "dry_run", 1,
+            "estimated_seconds", r->estimated_seconds, "native", native_object(r), "plan", plan_array(r),
+            "artifact", cli_text(args, "o", ""), "bytes", (json_int_t)r->bytes, "minimum_bytes",
+            (json_int_t)r->minimum_bytes, "budget_bytes", (json_int_t)r->budget_bytes, "bits_per_parameter",
+            bits, "budget_bits_per_parameter", 8.0 * (double)r->budget_bytes / (double)r->parameters,
+            "parameters", (json_int_t)r->parameters, "max_rescue_fraction",
+            (double)r->rescued_parameters / (double)r->parameters, "recipe_sha256", recipe->sha256));
     printf("would write   %s\n", cli_text(args, "o", "a zip archive"));
     printf("bytes         %s  (%.4f bits per parameter)\n", cli_thousands(r->bytes), bits);
     print_native(r);
@@ -99,20 +102,12 @@ static int print_plan(const cli_args *args, const qn_recipe *recipe, const qn_co
     printf("rescue        at most %.2f %% of %s parameters\n",
            100.0 * (double)r->rescued_parameters / (double)r->parameters, cli_thousands(r->parameters));
     print_plan_rows(r);
+    if (r->estimated_seconds > 0) {
+        char duration[32];
+        cli_format_duration(r->estimated_seconds, duration, sizeof duration);
+        printf("time          about %s for the fits and what is trained after them\n", duration);
+    }
     return cli_finish();
-}
-
-static json_t *tuning_object(const qn_tuning_row *t) {
-    return json_pack("{s:I, s:I, s:f, s:f, s:f, s:f, s:b, s:b}", "steps", (json_int_t)t->steps, "best_step",
-                     (json_int_t)t->best_step, "first_loss", t->first_loss, "best_loss", t->best_loss,
-                     "first_kl", t->first_kl, "best_kl", t->best_kl, "was_trap", t->was_trap, "diverged",
-                     t->diverged);
-}
-
-static json_t *blocks_array(const qn_compress_result *r) {
-    json_t *array = json_array();
-    for (int64_t i = 0; i < r->n_blocks; i++) json_array_append_new(array, tuning_object(&r->blocks[i]));
-    return array;
 }
 
 static json_t *result_object(const cli_args *args, const qn_recipe *recipe, const qn_profile *profile,
@@ -132,8 +127,7 @@ static json_t *result_object(const cli_args *args, const qn_recipe *recipe, cons
     if (!object) return NULL;
     json_object_set_new(object, "native", native_object(r));
     json_object_set_new(object, "plan", plan_array(r));
-    json_object_set_new(object, "distilled_blocks", blocks_array(r));
-    json_object_set_new(object, "finetuned", tuning_object(&r->tuning));
+    cli_add_tuning(object, r);
     json_object_set_new(object, "ppl_teacher", r->scored ? json_real(r->teacher.perplexity) : json_null());
     json_object_set_new(object, "ppl", r->scored ? json_real(r->student.perplexity) : json_null());
     json_object_set_new(object, "nats_lost",
@@ -151,6 +145,7 @@ static void print_text(const cli_args *args, const qn_compress_result *r, double
     print_native(r);
     printf("rescued       %.2f %% of %s parameters\n",
            100.0 * (double)r->rescued_parameters / (double)r->parameters, cli_thousands(r->parameters));
+    cli_print_tuning(r);
     cli_print_gates(&r->verified);
     if (r->scored)
         printf("perplexity    %.4f before, %.4f after: %.4f nats lost on these documents\n",
@@ -158,26 +153,10 @@ static void print_text(const cli_args *args, const qn_compress_result *r, double
     printf("seconds       %.1f\n", seconds);
 }
 
-static qn_status read_effort(const cli_args *args, qn_recipe *recipe, qn_error *err) {
-    const char *word = cli_text(args, "effort", qn_effort_name(QN_EFFORT_DEFAULT));
-    for (int e = QN_EFFORT_FAST; e <= QN_EFFORT_MAX; e++)
-        if (strcmp(word, qn_effort_name((qn_effort)e)) == 0)
-            return qn_recipe_set_effort(recipe, (qn_effort)e, err);
-    return qn_fail(err, QN_E_ARGUMENT, "--effort is '%s'; expected fast, default or max", word);
-}
-
-/* The profile with the command line's budget put in. */
 static qn_status read_rules(const cli_args *args, qn_profile *profile, qn_recipe *recipe, qn_error *err) {
-    QN_TRY(cli_profile(args, profile, err));
+    QN_TRY(cli_budget_profile(args, profile, err));
     QN_TRY(cli_recipe(args, profile->track, recipe, err));
-    QN_TRY(read_effort(args, recipe, err));
-    double bits = cli_real(args, "bits-per-parameter", profile->budget_bits);
-    if (!(bits > 0 && bits <= 32))
-        return qn_fail(err, QN_E_ARGUMENT, "--bits-per-parameter must be above 0 and at most 32");
-    profile->budget_bits = bits;
-    if (cli_integer(args, "bytes", 1) < 1 || cli_integer(args, "reference-params", 1) < 1)
-        return qn_fail(err, QN_E_ARGUMENT, "--bytes and --reference-params must be positive");
-    return QN_OK;
+    return cli_effort(args, recipe, err);
 }
 
 /* What plan and compress have in common; EXTRA holds the options that only one of them has. */
@@ -198,6 +177,7 @@ static int compress(const cli_args *args, const qn_compress_options *extra) {
     options.budget_bytes = cli_integer(args, "bytes", 0);
     options.without_tokenizer = cli_flag(args, "no-tokenizer");
     options.text = cli_text(args, "text", NULL);
+    options.statistics = cli_text(args, "statistics", NULL);
     options.allow_leak = cli_flag(args, "allow-leak");
     options.documents = cli_text(args, "docs", NULL);
     options.tokenizer = cli_text(args, "tokenizer", NULL);
@@ -230,10 +210,7 @@ static int run(const cli_args *args) {
                                          .second_moments = cli_text(args, "second-moments", NULL),
                                          .work = cli_text(args, "work", NULL),
                                          .resume = cli_flag(args, "resume")};
-    if (options.resume && !options.work) {
-        (void)qn_fail(&err, QN_E_ARGUMENT, "--resume needs --work DIR, the folder of the run to go on with");
-        return cli_fail(&err);
-    }
+    if (cli_check_resume(args, &err) != QN_OK) return cli_fail(&err);
     return compress(args, &options);
 }
 

@@ -8,6 +8,7 @@ extern const cli_command cli_cmd_bench;
 extern const cli_command cli_cmd_calibrate;
 extern const cli_command cli_cmd_compare;
 extern const cli_command cli_cmd_compress;
+extern const cli_command cli_cmd_distill;
 extern const cli_command cli_cmd_export;
 extern const cli_command cli_cmd_generate;
 extern const cli_command cli_cmd_info;

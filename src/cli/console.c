@@ -67,7 +67,7 @@ void cli_clear_progress(cli_console *console) {
     console->width = 0;
 }
 
-static void format_eta(double seconds, char *buffer, size_t n_bytes) {
+void cli_format_duration(double seconds, char *buffer, size_t n_bytes) {
     int s = (int)(seconds + 0.5);
     if (s >= 3600)
         snprintf(buffer, n_bytes, "%d:%02d:%02d", s / 3600, s / 60 % 60, s % 60);
@@ -87,7 +87,7 @@ static void on_progress(void *user, const qn_progress *progress) {
     c->shown = now;
     double fraction = (double)progress->done / (double)progress->total;
     char eta[32] = "?";
-    if (fraction > 0) format_eta((now - c->began) * (1 - fraction) / fraction, eta, sizeof eta);
+    if (fraction > 0) cli_format_duration((now - c->began) * (1 - fraction) / fraction, eta, sizeof eta);
     if (!c->live) {
         fprintf(stderr, "%s: %.0f %%, %s left\n", progress->stage, 100 * fraction, eta);
         return;

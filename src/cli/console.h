@@ -38,5 +38,7 @@ int64_t cli_peak_rss(void); /* bytes */
 
 /* "1 234 567" for people; each thread of callers gets the same static buffers in turn. */
 const char *cli_thousands(int64_t value);
+/* "h:mm:ss" or "m:ss" */
+void cli_format_duration(double seconds, char *buffer, size_t n_bytes);
 
 #endif

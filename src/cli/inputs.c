@@ -58,6 +58,22 @@ static bool ends_with(const char *text, const char *tail) {
     return n > n_tail && strcmp(text + n - n_tail, tail) == 0;
 }
 
+qn_status cli_budget_profile(const cli_args *args, qn_profile *out, qn_error *err) {
+    QN_TRY(cli_profile(args, out, err));
+    const double bits = cli_real(args, "bits-per-parameter", out->budget_bits);
+    if (!(bits > 0 && bits <= 32))
+        return qn_fail(err, QN_E_ARGUMENT, "--bits-per-parameter must be above 0 and at most 32");
+    out->budget_bits = bits;
+    if (cli_integer(args, "bytes", 1) < 1 || cli_integer(args, "reference-params", 1) < 1)
+        return qn_fail(err, QN_E_ARGUMENT, "--bytes and --reference-params must be positive");
+    return QN_OK;
+}
+
+qn_status cli_check_resume(const cli_args *args, qn_error *err) {
+    if (!cli_flag(args, "resume") || cli_flag(args, "work")) return QN_OK;
+    return qn_fail(err, QN_E_ARGUMENT, "--resume needs --work DIR, the folder of the run to go on with");
+}
+
 qn_status cli_recipe_named(const char *name, qn_track track, qn_recipe *out, qn_error *err) {
     if (name && (ends_with(name, ".yaml") || ends_with(name, ".yml")))
         return qn_recipe_load(name, track, out, err);
@@ -65,7 +81,8 @@ qn_status cli_recipe_named(const char *name, qn_track track, qn_recipe *out, qn_
 }
 
 qn_status cli_recipe(const cli_args *args, qn_track track, qn_recipe *out, qn_error *err) {
-    /* With calibration text the best there is; without, what needs none. */
-    const char *best = cli_text(args, "text", NULL) ? qn_track_name(track) : NULL;
+    /* With calibration text, or what was measured on it, the best there is; without, what needs none. */
+    const bool calibrates = cli_text(args, "text", NULL) || cli_text(args, "statistics", NULL);
+    const char *best = calibrates ? qn_track_name(track) : NULL;
     return cli_recipe_named(cli_text(args, "recipe", best), track, out, err);
 }

@@ -29,6 +29,12 @@ void cli_text_input_release(cli_text_input *input);
 /* --track and --profile. */
 qn_status cli_profile(const cli_args *args, qn_profile *out, qn_error *err);
 
+/* The same with the command line's budget put in: --bits-per-parameter, --bytes and --reference-params make sense. */
+qn_status cli_budget_profile(const cli_args *args, qn_profile *out, qn_error *err);
+
+/* --resume needs --work. */
+qn_status cli_check_resume(const cli_args *args, qn_error *err);
+
 /* A recipe by name: a file when it ends in .yaml or .yml, else a built-in one; NULL is the track's best. */
 qn_status cli_recipe_named(const char *name, qn_track track, qn_recipe *out, qn_error *err);
 

@@ -5,11 +5,23 @@
 #include <stdio.h>
 #include <string.h>
 
-const cli_command *const cli_commands[] = {
-    &cli_cmd_info,     &cli_cmd_tokenize, &cli_cmd_logits,    &cli_cmd_score,
-    &cli_cmd_compare,  &cli_cmd_generate, &cli_cmd_calibrate, &cli_cmd_sensitivity,
-    &cli_cmd_compress, &cli_cmd_plan,     &cli_cmd_pack,      &cli_cmd_verify,
-    &cli_cmd_export,   &cli_cmd_train,    &cli_cmd_bench,     NULL};
+const cli_command *const cli_commands[] = {&cli_cmd_info,
+                                           &cli_cmd_tokenize,
+                                           &cli_cmd_logits,
+                                           &cli_cmd_score,
+                                           &cli_cmd_compare,
+                                           &cli_cmd_generate,
+                                           &cli_cmd_calibrate,
+                                           &cli_cmd_sensitivity,
+                                           &cli_cmd_compress,
+                                           &cli_cmd_plan,
+                                           &cli_cmd_distill,
+                                           &cli_cmd_pack,
+                                           &cli_cmd_verify,
+                                           &cli_cmd_export,
+                                           &cli_cmd_train,
+                                           &cli_cmd_bench,
+                                           NULL};
 
 const cli_command *cli_find_command(const char *name) {
     for (size_t i = 0; cli_commands[i]; i++)

@@ -16,6 +16,10 @@ static int64_t part_values(const qn_trainable *t, const qn_trainable_part *part)
     return e->rows * e->cols;
 }
 
+static bool is_vector(const qn_trainable *t, const qn_trainable_part *part) {
+    return !t->layout->entries[part->entry].is_matrix;
+}
+
 qn_status qn_trainable_init(const qn_layout *layout, qn_trainable *out, qn_error *err) {
     qn_trainable t = {.layout = layout, .parts = qni_alloc_array(layout->n, sizeof *t.parts)};
     if (!t.parts) return qni_fail_nomem(err, "trainable weights");
@@ -27,7 +31,6 @@ static qn_status add_part(qn_trainable *t, int64_t entry, qn_trainable_part **ou
     const qn_layout_entry *e = &t->layout->entries[entry];
     qn_trainable_part *part = &t->parts[t->n_parts];
     part->entry = entry;
-    part->is_matrix = e->is_matrix;
     QN_TRY(QNI_ALLOC(part->dense, e->rows * e->cols, e->name, err));
     part->weight = (qn_weight){.kind = QN_WEIGHT_DENSE,
                                .dense = {.data = part->dense,
@@ -47,6 +50,7 @@ qn_status qn_trainable_add_matrix(qn_trainable *t, int64_t entry, qn_latents *la
                        (long long)latents->rows, (long long)latents->cols, (long long)e->rows,
                        (long long)e->cols);
     QN_TRY(add_part(t, entry, &part, err));
+    part->has_latents = true;
     part->latents = *latents;
     *latents = (qn_latents){0};
     return QN_OK;
@@ -56,14 +60,23 @@ qn_status qn_trainable_add_vector(qn_trainable *t, int64_t entry, const qn_weigh
     const qn_layout_entry *e = &t->layout->entries[entry];
     qn_trainable_part *part;
     QN_TRY(add_part(t, entry, &part, err));
-    QN_TRY(QNI_ALLOC(part->vector, e->cols, e->name, err));
-    return qn_view_to_f32(&weight->dense, 0, e->cols, part->vector, err);
+    QN_TRY(QNI_ALLOC(part->masters, e->cols, e->name, err));
+    return qn_view_to_f32(&weight->dense, 0, e->cols, part->masters, err);
+}
+
+qn_status qn_trainable_add_dense(qn_trainable *t, int64_t entry, const qn_weight *weight, qn_error *err) {
+    const qn_layout_entry *e = &t->layout->entries[entry];
+    qn_trainable_part *part;
+    QN_TRY(add_part(t, entry, &part, err));
+    QN_TRY(QNI_ALLOC(part->masters, e->rows * e->cols, e->name, err));
+    qn_weight_decode_rows(weight, 0, e->rows, part->masters);
+    return QN_OK;
 }
 
 void qn_trainable_release(qn_trainable *t) {
     for (int64_t i = 0; t->parts && i < t->layout->n; i++) {
         qn_latents_release(&t->parts[i].latents);
-        free(t->parts[i].vector);
+        free(t->parts[i].masters);
         free(t->parts[i].dense);
     }
     free(t->parts);
@@ -79,6 +92,12 @@ void qn_trainable_release(qn_trainable *t) {
 static double mean(const float *values, int64_t n) {
     double sum = 0.0;
     for (int64_t i = 0; i < n; i++) sum += (double)values[i];
+    return n > 0 ? sum / (double)n : 0.0;
+}
+
+static double mean_magnitude(const float *values, int64_t n) {
+    double sum = 0.0;
+    for (int64_t i = 0; i < n; i++) sum += fabs((double)values[i]);
     return n > 0 ? sum / (double)n : 0.0;
 }
 
@@ -98,9 +117,11 @@ static void add_group(qn_trainable *t, const qn_trainable_part *part, float *par
 
 static void list_groups(qn_trainable *t, qn_trainable_part *part, const qn_trainable_rates *rates) {
     qn_latents *l = &part->latents;
-    if (!part->is_matrix) {
+    if (!part->has_latents) {
         const int64_t n = part_values(t, part);
-        add_group(t, part, part->vector, n, rates->vector_rate * root_mean_square(part->vector, n));
+        add_group(t, part, part->masters, n,
+                  is_vector(t, part) ? rates->vector_rate * root_mean_square(part->masters, n)
+                                     : rates->latent_rate * mean_magnitude(part->masters, n));
         return;
     }
     add_group(t, part, l->values, l->n_values, rates->latent_rate * l->unit);
@@ -159,12 +180,15 @@ void qn_trainable_give_back(const qn_trainable *t, qn_model *model) {
 void qn_trainable_evaluate(qn_trainable *t, double temperature, const qn_context *ctx) {
     for (int64_t i = 0; i < t->n_parts; i++) {
         qn_trainable_part *part = &t->parts[i];
-        if (part->is_matrix) {
+        if (part->has_latents) {
             qn_latents_weights(&part->latents, temperature, ctx, part->dense);
             continue;
         }
         const int64_t n = part_values(t, part);
-        for (int64_t c = 0; c < n; c++) part->dense[c] = qn_f16_to_f32(qn_f32_to_f16(part->vector[c]));
+        if (is_vector(t, part))
+            for (int64_t c = 0; c < n; c++) part->dense[c] = qn_f16_to_f32(qn_f32_to_f16(part->masters[c]));
+        else
+            memcpy(part->dense, part->masters, (size_t)n * sizeof *part->dense);
     }
 }
 
@@ -175,7 +199,7 @@ static void find_gradients(qn_trainable *t, double temperature, const qn_context
         qn_trainable_part *part = &t->parts[i];
         const qn_latents *l = &part->latents;
         float *dense = t->gradients.per_entry[part->entry];
-        if (part->is_matrix) {
+        if (part->has_latents) {
             float *scales = at + l->n_values, *thresholds = scales + l->n_scales;
             qn_latents_gradient(l, temperature, ctx, dense, at, scales, thresholds);
             at = thresholds + l->n_thresholds;
@@ -192,7 +216,7 @@ qn_status qn_trainable_step(qn_trainable *t, double temperature, const qn_adamw_
     find_gradients(t, temperature, ctx);
     QN_TRY(qn_adamw_step(t->groups, t->n_groups, adamw, lr, step, ctx, NULL, err));
     for (int64_t i = 0; i < t->n_parts; i++)
-        if (t->parts[i].is_matrix) qn_latents_project(&t->parts[i].latents);
+        if (t->parts[i].has_latents) qn_latents_project(&t->parts[i].latents);
     return QN_OK;
 }
 
@@ -222,13 +246,16 @@ qn_status qn_trainable_take(qn_trainable *t, qn_trainable *from, qn_error *err) 
     for (int64_t i = 0; i < from->n_parts; i++) {
         qn_trainable_part *part = &from->parts[i];
         const int64_t n = part_values(from, part);
-        if (part->is_matrix) {
+        if (part->has_latents) {
             QN_TRY(qn_trainable_add_matrix(t, part->entry, &part->latents, err));
             continue;
         }
         const qn_weight masters = {
             .kind = QN_WEIGHT_DENSE,
-            .dense = {.data = part->vector, .dtype = QN_DTYPE_F32, .n_dims = 1, .shape = {n}}};
+            .dense = {.data = part->masters, .dtype = QN_DTYPE_F32, .n_dims = 1, .shape = {n}}};
+        if (!is_vector(from, part))
+            return qn_fail(err, QN_E_ARGUMENT, "%s: a matrix in no code is not handed on",
+                           from->layout->entries[part->entry].name);
         QN_TRY(qn_trainable_add_vector(t, part->entry, &masters, err));
     }
     return QN_OK;

@@ -47,18 +47,11 @@ qn_status qni_layer_trainable(const qn_model *teacher, int64_t layer, const qn_e
     return status;
 }
 
-static qn_status block_path(const qni_matrix_store *store, const char *what, int64_t layer, char **path,
-                            qn_error *err) {
-    char name[64];
-    (void)snprintf(name, sizeof name, "%s-%05lld.safetensors", what, (long long)layer);
-    return qni_store_path(store, name, path, err);
-}
-
 qn_status qni_trained_block_load(const qni_matrix_store *store, int64_t layer, qn_trainable *t, bool *found,
                                  qn_error *err) {
     qn_trainable_mark mark = {.key = store->keys[QNI_STAGE_TRAINED]};
     char *path = NULL;
-    QN_TRY(block_path(store, "block", layer, &path, err));
+    QN_TRY(qni_stage_path(store, QNI_STAGE_TRAINED, "block", layer, &path, err));
     const qn_status status = qn_trainable_load(t, path, &mark, false, found, err);
     free(path);
     return status;
@@ -78,7 +71,7 @@ static qn_status train(const qni_block_job *job, qn_trainable *t, const qn_conte
     qn_tune_options options = job->tuning->tune;
     char *path = NULL;
     if (job->layer + fitting.n_layers > n_layers) fitting.n_layers = n_layers - job->layer;
-    QN_TRY(block_path(job->store, "training", job->layer, &path, err));
+    QN_TRY(qni_stage_path(job->store, QNI_STAGE_TRAINED, "training", job->layer, &path, err));
     options.state_path = path;
     options.key = job->store->keys[QNI_STAGE_TRAINED];
     options.seed += (uint64_t)job->layer;
@@ -134,7 +127,7 @@ static qn_status save_block(const qni_block_job *job, const qn_trainable *t, con
                                     .best_loss = report->tune.best_loss,
                                     .first_loss = report->tune.first_loss};
     char *path = NULL;
-    QN_TRY(block_path(job->store, "block", job->layer, &path, err));
+    QN_TRY(qni_stage_path(job->store, QNI_STAGE_TRAINED, "block", job->layer, &path, err));
     qn_status status = qni_save_trained(job->store, QNI_STAGE_TRAINED, t, err);
     if (status == QN_OK) status = qn_trainable_save(t, path, &mark, false, err);
     free(path);
@@ -171,7 +164,7 @@ qn_status qni_save_trained(const qni_matrix_store *store, qni_run_stage stage, c
         const qn_trainable_part *part = &t->parts[i];
         const qn_layout_entry *e = &t->layout->entries[part->entry];
         qn_encoded encoded = {0};
-        if (!part->is_matrix) {
+        if (!part->has_latents) {
             QN_TRY(qni_vector_store_save(store, stage, part->entry, e->name, part->dense, e->cols, err));
             continue;
         }

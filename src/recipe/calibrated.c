@@ -1,7 +1,6 @@
 #include "recipe/calibrated.h"
 
 #include "base/alloc.h"
-#include "quern/text/leak_check.h"
 
 #include <regex.h>
 #include <stdlib.h>
@@ -9,50 +8,15 @@
 
 #include "base/banned.h"
 
-enum {
-    Q4_GROUP_SIZE = 128,
-    MAX_PLANS = 16 /* of one file: each hands the next what the bytes around the matrices really are */
-};
-
-static const char *tokenizer_of(const qn_compress_options *o) {
-    return o->tokenizer ? o->tokenizer : o->model;
-}
-
-/* Text that holds the evaluation documents would make every figure a lie. */
-static qn_status check_leak(const qn_compress_options *o, const qn_documents *text,
-                            const qn_tokenizer *tokenizer, const qn_context *ctx, qn_error *err) {
-    qn_documents evaluation = {0};
-    qn_leak_report report;
-    if (!o->documents) return QN_OK;
-    QN_TRY(qn_documents_open(o->documents, &evaluation, err));
-    qn_status status = qn_leak_check(text, &evaluation, tokenizer, QN_LEAK_NGRAM, &report, err);
-    if (status == QN_OK) status = qn_leak_judge(&report, o->allow_leak, ctx, err);
-    qn_documents_release(&evaluation);
-    return status;
-}
+enum { MAX_PLANS = 16 }; /* of one file: each hands the next what the bytes around the matrices really are */
 
 static qn_status read_text(qni_calibrated *c, const qn_context *ctx, qn_error *err) {
     const qn_compress_options *o = c->options;
-    qn_tokenizer *tokenizer = NULL;
-    qn_documents documents = {0};
-    if (!o->text)
-        return qn_fail(err, QN_E_ARGUMENT,
-                       "recipe '%s' calibrates: give calibration text (--text FILE), or the data-free recipe "
-                       "(--recipe fast)",
-                       o->recipe->name);
-    qn_status status = qn_tokenizer_open(tokenizer_of(o), &tokenizer, err);
-    if (status == QN_OK) status = qn_documents_open(o->text, &documents, err);
-    if (status == QN_OK) status = check_leak(o, &documents, tokenizer, ctx, err);
-    if (status == QN_OK)
-        status = qn_calibration_text_make(&documents, o->text, tokenizer, qn_model_config(c->model),
-                                          o->recipe->context, o->recipe->tokens, ctx, &c->text, err);
-    if (status == QN_OK && o->recipe->finetune.steps > 0)
-        status = qn_calibration_text_make(&documents, o->text, tokenizer, qn_model_config(c->model),
-                                          o->recipe->context, o->recipe->finetune.tokens, ctx,
-                                          &c->tuning_text, err);
-    qn_documents_release(&documents);
-    qn_tokenizer_free(tokenizer);
-    return status;
+    const qn_config *config = qn_model_config(c->model);
+    if (!o->text && o->statistics && o->dry_run) return QN_OK; /* a plan needs no walk then */
+    QN_TRY(qni_run_text(o, config, o->recipe->tokens, ctx, &c->text, err));
+    if (o->recipe->finetune.steps == 0) return QN_OK;
+    return qni_run_text(o, config, o->recipe->finetune.tokens, ctx, &c->tuning_text, err);
 }
 
 /* Fewer tokens than inputs leave directions that no token ever went: the fits damp more there, and know less. */
@@ -69,50 +33,6 @@ static void warn_of_rank(const qni_calibrated *c, const qn_context *ctx) {
                (long long)n_tokens, (long long)widest, (long long)n_tokens);
 }
 
-/* What the recipe lets bands be made of. */
-static qni_band_codecs find_codecs(const qn_recipe *recipe, qn_track track) {
-    const qn_code code = track == QN_TRACK_BINARY ? QN_CODE_SIGN : QN_CODE_TERNARY;
-    const qn_codec native = {code, (int32_t)recipe->group_size, recipe->scales};
-    const qn_codec q4 = {QN_CODE_Q4, Q4_GROUP_SIZE, recipe->scales}, none = {0};
-    return (qni_band_codecs){{[QNI_BAND_SINGLE] = native,
-                              [QNI_BAND_DOUBLE] = recipe->planes > 1 ? native : none,
-                              [QNI_BAND_Q4] = recipe->max_rescue_fraction > 0 ? q4 : none}};
-}
-
-qn_hessian_fit_options qni_fit_options_of(const qn_recipe *recipe) {
-    static const qn_hessian_method methods[] = {[QN_RECIPE_WEIGHTED] = QN_HESSIAN_WEIGHTED,
-                                                [QN_RECIPE_FEEDBACK] = QN_HESSIAN_FEEDBACK,
-                                                [QN_RECIPE_DESCENT] = QN_HESSIAN_DESCENT};
-    qn_hessian_fit_options options = qn_hessian_fit_defaults();
-    options.method = methods[recipe->fit];
-    options.damping = recipe->damping;
-    options.activation_order = recipe->activation_order;
-    options.error_decay = recipe->error_decay;
-    options.sweeps = (int)recipe->sweeps;
-    return options;
-}
-
-static qn_status measure_loss(qni_calibrated *c, const qn_context *ctx, qn_error *err) {
-    const qn_recipe *recipe = c->options->recipe;
-    const qni_loss_model_options options = {.compute = QN_COMPUTE_F32,
-                                            .axis = recipe->lines,
-                                            .codecs = find_codecs(recipe, c->options->profile->track),
-                                            .fit = qni_fit_options_of(recipe),
-                                            .hadamard = recipe->hadamard,
-                                            .rotation_is_open = recipe->measured_rotation,
-                                            .measures_errors =
-                                                recipe->measured_errors || recipe->measured_rotation,
-                                            .seed = c->options->seed};
-    qn_calibration_text part = {0};
-    QN_TRY(qn_calibration_text_part(&c->text, recipe->fisher_tokens, &part, err));
-    const qn_sequences sequences = qn_calibration_sequences(&c->text),
-                       fisher = qn_calibration_sequences(&part);
-    const qn_status status =
-        qni_loss_model_measure(c->model, &sequences, &fisher, &options, ctx, &c->loss, err);
-    qn_calibration_text_release(&part);
-    return status;
-}
-
 static qn_status check_overrides(const qn_recipe *recipe, qn_error *err) {
     for (int i = 0; i < recipe->n_overrides; i++) {
         const qn_recipe_override *o = &recipe->overrides[i];
@@ -123,6 +43,11 @@ static qn_status check_overrides(const qn_recipe *recipe, qn_error *err) {
                            recipe->name, o->match);
     }
     return QN_OK;
+}
+
+/* Codes that are there already need no plan. */
+static bool needs_loss(const qn_compress_options *options) {
+    return !options->start || options->recipe->distill.loss == QN_RECIPE_LOSS_FISHER;
 }
 
 qn_status qni_calibrated_open(const qn_compress_options *options, const qn_model *model,
@@ -136,9 +61,9 @@ qn_status qni_calibrated_open(const qn_compress_options *options, const qn_model
     qni_calibrated c = {.options = options, .model = model};
     c.layout = qn_checkpoint_layout(qn_model_checkpoint(model));
     qn_status status = read_text(&c, ctx, err);
-    if (status == QN_OK) {
-        warn_of_rank(&c, ctx);
-        status = measure_loss(&c, ctx, err);
+    if (status == QN_OK && needs_loss(options)) {
+        if (c.text.n > 0) warn_of_rank(&c, ctx);
+        status = qni_calibrated_make_loss(&c, ctx, err);
     }
     if (status == QN_OK) {
         *out = c;
@@ -198,7 +123,7 @@ static qni_plan_matrix matrix_of(const qni_calibrated *c, int64_t entry) {
 static qn_status plan_matrices(qni_calibrated *c, const qni_plan_limits *limits, int64_t *least_bytes,
                                qn_error *err) {
     const int64_t n = c->layout->n_matrices;
-    const qni_band_codecs codecs = find_codecs(c->options->recipe, c->options->profile->track);
+    const qni_band_codecs codecs = qni_band_codecs_of(c->options->recipe, c->options->profile->track);
     qni_plan_matrix *matrices = qni_alloc_array(n, sizeof *matrices);
     qni_plan_choice *choices = qni_alloc_array(n, sizeof *choices);
     qn_status status = matrices && choices ? QN_OK : qni_fail_nomem(err, "a plan");
@@ -236,6 +161,7 @@ qn_status qni_calibrated_plan(qni_calibrated *c, const qn_artifact_plan *plan, i
     c->choices = qni_alloc_array(c->layout->n, sizeof *c->choices);
     c->shapes = qni_alloc_array(c->layout->n, sizeof *c->shapes);
     if (!c->choices || !c->shapes) return qni_fail_nomem(err, "a plan");
+    c->file_bytes = budget_bytes;
     /* What stands around the matrices depends a little on their shapes; the first plan, of all the bytes one could want, tells about how
      * much it is. */
     for (int round = 0; round < MAX_PLANS; round++) {
@@ -244,7 +170,10 @@ qn_status qni_calibrated_plan(qni_calibrated *c, const qn_artifact_plan *plan, i
         QN_TRY(status);
         QN_TRY(qn_artifact_plan_need(plan, c->shapes, &need, err));
         *minimum_bytes = need - matrix_bytes(c) + least;
-        if (need <= budget_bytes) return QN_OK;
+        if (need <= budget_bytes) {
+            if (round == 0) c->file_bytes = need; /* the finest codes everywhere: more would be padding */
+            return QN_OK;
+        }
         limits.max_bytes = matrix_bytes(c) - (need - budget_bytes);
     }
     return qn_fail(err, QN_E_BUDGET, "no plan fits %lld bytes", (long long)budget_bytes);

@@ -17,7 +17,9 @@ typedef struct qni_calibrated {
     const qn_layout *layout;
     qn_calibration_text text;
     qni_loss_model loss;
-    qni_plan_choice *choices;        /* owned [layout.n], matrices only */
+    char statistics_sha256[QN_SHA256_HEX]; /* of the file the loss model is from; "" where it was measured */
+    int64_t file_bytes;                    /* by qni_calibrated_plan: of the whole file */
+    qni_plan_choice *choices;              /* owned [layout.n], matrices only */
     double *relative_errors;         /* owned [layout.n], by qni_calibrated_run: as qni_prefix_run says */
     qn_encoded *shapes;              /* owned [layout.n]: of the choices, for the artifact's plan */
     qn_calibration_text tuning_text; /* of the whole-model stage; empty without it */
@@ -31,13 +33,22 @@ QN_NODISCARD qn_status qni_calibrated_open(const qn_compress_options *options, c
                                            const qn_context *ctx, qni_calibrated *out, qn_error *err);
 void qni_calibrated_close(qni_calibrated *c);
 
+/* c->loss, from the options' statistics or else from the text (calibrated_loss.c). */
+QN_NODISCARD qn_status qni_calibrated_make_loss(qni_calibrated *c, const qn_context *ctx, qn_error *err);
+
 /* Chooses bands so that the whole file fits BUDGET_BYTES with at most MAX_Q4_WEIGHTS rescued. QN_E_BUDGET: it cannot,
  * *minimum_bytes says what it takes. */
 QN_NODISCARD qn_status qni_calibrated_plan(qni_calibrated *c, const qn_artifact_plan *plan,
                                            int64_t budget_bytes, int64_t max_q4_weights,
                                            int64_t *minimum_bytes, qn_error *err);
 
-/* How the recipe fits. */
+/* N_TOKENS of the run's text; refuses text that holds the evaluation documents (run_text.c). */
+QN_NODISCARD qn_status qni_run_text(const qn_compress_options *options, const qn_config *config,
+                                    int64_t n_tokens, const qn_context *ctx, qn_calibration_text *out,
+                                    qn_error *err);
+
+/* How the recipe fits, and what it lets bands be made of. */
+qni_band_codecs qni_band_codecs_of(const qn_recipe *recipe, qn_track track);
 qn_hessian_fit_options qni_fit_options_of(const qn_recipe *recipe);
 
 /* The last stage that the recipe runs for matrices and vectors of LAYER (-1: embedding, head, final norm). */

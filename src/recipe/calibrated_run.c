@@ -40,7 +40,7 @@ static qni_block_tuning block_tuning(const qn_recipe *recipe, uint64_t seed) {
                               .fisher_weights = d->loss == QN_RECIPE_LOSS_FISHER};
 }
 
-static qni_model_tuning model_tuning(const qn_recipe *recipe, uint64_t seed) {
+qni_model_tuning qni_model_tuning_of(const qn_recipe *recipe, uint64_t seed) {
     const qn_recipe_finetune *f = &recipe->finetune;
     return (qni_model_tuning){
         .tune = {.steps = f->steps,
@@ -93,7 +93,7 @@ static qn_status compress_blocks(qni_calibrated *c, const qni_matrix_store *stor
     const qn_sequences sequences = qn_calibration_sequences(&c->text);
     float *metric = qni_alloc_array(config->hidden_size * config->hidden_size, sizeof *metric);
     if (!metric) return qni_fail_nomem(err, "second moments");
-    qni_loss_model_embedding_metric(&c->loss, config->tied, metric);
+    if (c->loss.layout) qni_loss_model_embedding_metric(&c->loss, config->tied, metric);
     qni_prefix_job job = {.teacher = teacher,
                           .student = student,
                           .sequences = &sequences,
@@ -119,7 +119,7 @@ static qn_status tune_model(qni_calibrated *c, const qni_matrix_store *store, qn
                             qn_model *student, const qn_context *ctx, qn_error *err) {
     const qn_recipe *recipe = c->options->recipe;
     const qn_sequences sequences = qn_calibration_sequences(&c->tuning_text);
-    const qni_model_tuning tuning = model_tuning(recipe, c->options->seed);
+    const qni_model_tuning tuning = qni_model_tuning_of(recipe, c->options->seed);
     const qni_model_job job = {.tuning = &tuning,
                                .compute = QN_COMPUTE_F32,
                                .teacher = teacher,

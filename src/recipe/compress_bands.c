@@ -5,21 +5,25 @@
 #include "quern/tensor/isa.h"
 #include "recipe/calibrated.h"
 #include "recipe/compress_job.h"
+#include "recipe/estimate.h"
 #include "recipe/recipe_settings.h"
+#include "recipe/start.h"
 
 #include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <time.h>
 
 #include "base/banned.h"
 
 typedef struct bands {
     qni_calibrated calibrated;
     qni_matrix_store store;
-    char *own_folder; /* owned: of a run that was given no work folder, removed with it */
-    float **vectors;  /* owned [n_vectors]: trained ones, NULL for the others */
+    qn_checkpoint *start; /* owned: the artifact that training goes on from, or NULL */
+    char *own_folder;     /* owned: of a run that was given no work folder, removed with it */
+    float **vectors;      /* owned [n_vectors]: trained ones, NULL for the others */
     int64_t n_vectors;
 } bands;
 
@@ -62,20 +66,65 @@ static qn_status show_plan(qni_job *job, const qni_calibrated *c, qn_error *err)
     return QN_OK;
 }
 
+/* The smallest file that fits the budget with what the planner chooses. */
+static qn_status choose_bands(qni_job *job, bands *b, qn_error *err) {
+    qn_compress_result *r = &job->result;
+    const qn_status status = qni_calibrated_plan(&b->calibrated, job->plan, r->budget_bytes,
+                                                 job->max_rescued_weights, &r->minimum_bytes, err);
+    if (status == QN_E_BUDGET) return fail_budget(job, r->minimum_bytes, err);
+    r->bytes = b->calibrated.file_bytes;
+    return status;
+}
+
+/* The bands of the artifact that training goes on from. */
+static qn_status take_bands(qni_job *job, bands *b, qn_error *err) {
+    qni_calibrated *c = &b->calibrated;
+    qn_compress_result *r = &job->result;
+    QN_TRY(qn_checkpoint_open(job->options->start, &b->start, err));
+    QN_TRY(qni_start_shapes(b->start, job->layout, &c->shapes, err));
+    c->choices = qni_alloc_array(job->layout->n, sizeof *c->choices);
+    if (!c->choices) return qni_fail_nomem(err, "a plan");
+    for (int64_t i = 0; i < job->layout->n; i++) {
+        if (!job->layout->entries[i].is_matrix) continue;
+        c->choices[i].shape = c->shapes[i];
+        c->choices[i].n_bytes = qn_encoded_bytes(&c->shapes[i]);
+    }
+    QN_TRY(qn_artifact_plan_need(job->plan, c->shapes, &r->minimum_bytes, err));
+    r->bytes = r->minimum_bytes;
+    if (r->bytes <= r->budget_bytes) return QN_OK;
+    return qn_fail(err, QN_E_BUDGET, "%s needs %lld bytes, the budget is %lld: compress it to that first",
+                   job->options->start, (long long)r->bytes, (long long)r->budget_bytes);
+}
+
+static double seconds_now(void) {
+    struct timespec now;
+    (void)clock_gettime(CLOCK_MONOTONIC, &now);
+    return (double)now.tv_sec + 1e-9 * (double)now.tv_nsec;
+}
+
+/* Of what follows the plan, at the rate at which the teacher was measured; 0 where it was not. */
+static double estimate_seconds(const qni_job *job, const qni_calibrated *c, double measuring_seconds) {
+    const qn_recipe *recipe = job->options->recipe;
+    const int64_t n_tokens = c->text.n * c->text.context;
+    const int64_t n_fisher = recipe->fisher_tokens < n_tokens ? recipe->fisher_tokens : n_tokens;
+    const qni_run_cost cost =
+        qni_count_cost(qn_checkpoint_config(job->source), job->layout, recipe, n_tokens, n_fisher);
+    if (!c->loss.layout || job->options->statistics) return 0.0; /* nothing was measured */
+    return measuring_seconds * (cost.fit + cost.distill + cost.finetune) / cost.measure;
+}
+
 static qn_status plan(qni_job *job, qn_error *err) {
     qn_compress_result *r = &job->result;
     bands *b = qni_alloc_array(1, sizeof *b);
     if (!b) return qni_fail_nomem(err, "the state of a run");
     job->state = b;
     QN_TRY(qn_checkpoint_check_finite(job->source, job->ctx, err));
+    const double began = seconds_now();
     QN_TRY(qni_calibrated_open(job->options, job->teacher, job->ctx, &b->calibrated, err));
-    const qn_status status = qni_calibrated_plan(&b->calibrated, job->plan, r->budget_bytes,
-                                                 job->max_rescued_weights, &r->minimum_bytes, err);
-    if (status == QN_E_BUDGET) return fail_budget(job, r->minimum_bytes, err);
-    QN_TRY(status);
-    r->bytes = r->budget_bytes;
+    QN_TRY(job->options->start ? take_bands(job, b, err) : choose_bands(job, b, err));
     r->native = (qn_codec){job->options->profile->track == QN_TRACK_BINARY ? QN_CODE_SIGN : QN_CODE_TERNARY,
                            (int32_t)job->options->recipe->group_size, job->options->recipe->scales};
+    r->estimated_seconds = estimate_seconds(job, &b->calibrated, seconds_now() - began);
     count_rescued(job, &b->calibrated);
     QN_TRY(show_plan(job, &b->calibrated, err));
     return qn_artifact_plan_fix(job->plan, b->calibrated.shapes, r->bytes, err);
@@ -88,17 +137,20 @@ static qn_status text_sha256(const qn_calibration_text *text, char hex[QN_SHA256
 /* Everything that decides the bytes of a matrix as it is fitted. */
 static qn_status make_fitted_key(const qni_job *job, const bands *b, const qn_recipe *recipe,
                                  char key[QN_SHA256_HEX], qn_error *err) {
-    char weights[QN_SHA256_HEX], ids[QN_SHA256_HEX], text[768];
+    char weights[QN_SHA256_HEX], start[QN_SHA256_HEX] = "none", ids[QN_SHA256_HEX], text[1024];
     qn_isa isa;
     QN_TRY(qn_isa_select(&isa, err));
     QN_TRY(qn_checkpoint_sha256(job->source, job->ctx, weights, err));
+    if (b->start) QN_TRY(qn_checkpoint_sha256(b->start, job->ctx, start, err));
     QN_TRY(text_sha256(&b->calibrated.text, ids, err));
     const int n = snprintf(text, sizeof text,
-                           "quern bands 2\nweights %s\nrecipe %s\ntrack %s\ntokens %s\nbytes %lld\nrescued "
+                           "quern bands 2\nweights %s\nstart %s\nrecipe %s\nstatistics %s\ntrack %s\ntokens "
+                           "%s\nbytes %lld\nrescued "
                            "%lld\nseed %llu\nisa %s\n",
-                           weights, recipe->sha256, qn_track_name(job->options->profile->track), ids,
-                           (long long)job->result.bytes, (long long)job->max_rescued_weights,
-                           (unsigned long long)job->options->seed, qn_isa_name(isa));
+                           weights, start, recipe->sha256, b->calibrated.statistics_sha256,
+                           qn_track_name(job->options->profile->track), ids, (long long)job->result.bytes,
+                           (long long)job->max_rescued_weights, (unsigned long long)job->options->seed,
+                           qn_isa_name(isa));
     return qn_sha256_of_memory(text, (size_t)n, key, err);
 }
 
@@ -189,6 +241,7 @@ static void take_reports(qni_job *job, qni_calibrated *c) {
 static qn_status prepare(qni_job *job, qn_error *err) {
     bands *b = job->state;
     QN_TRY(begin_store(job, b, err));
+    if (b->start) QN_TRY(qni_start_fill(b->start, job->teacher, &b->store, job->ctx, err));
     QN_TRY(qni_calibrated_run(&b->calibrated, &b->store, job->ctx, err));
     QN_TRY(take_vectors(job, b, err));
     take_reports(job, &b->calibrated);
@@ -217,6 +270,7 @@ static void release(qni_job *job) {
     free(b->own_folder);
     for (int64_t i = 0; i < b->n_vectors; i++) free(b->vectors[i]);
     free(b->vectors);
+    qn_checkpoint_close(b->start);
     qni_calibrated_close(&b->calibrated);
     free(b);
     job->state = NULL;

@@ -12,6 +12,9 @@
 
 #include "base/banned.h"
 
+enum {
+    KEY_DIGITS = 12
+}; /* of a key in a file's name: enough to tell runs apart, and the file says it whole */
 static const char k_key[] = "quern.run", k_spec[] = "spec", k_target[] = "target";
 
 qn_status qni_store_path(const qni_matrix_store *store, const char *name, char **path, qn_error *err) {
@@ -21,12 +24,21 @@ qn_status qni_store_path(const qni_matrix_store *store, const char *name, char *
     return QN_OK;
 }
 
+qn_status qni_stage_path(const qni_matrix_store *store, qni_run_stage stage, const char *what, int64_t number,
+                         char **path, qn_error *err) {
+    char name[96];
+    if (stage == QNI_STAGE_FITTED)
+        (void)snprintf(name, sizeof name, "%s-%05lld.safetensors", what, (long long)number);
+    else
+        (void)snprintf(name, sizeof name, "%s-%.*s-%05lld.safetensors", what, KEY_DIGITS, store->keys[stage],
+                       (long long)number);
+    return qni_store_path(store, name, path, err);
+}
+
 static qn_status path_of(const qni_matrix_store *store, qni_run_stage stage, int64_t entry, char **path,
                          qn_error *err) {
     static const char *const stages[] = {"matrix", "trained", "tuned"};
-    char name[64];
-    (void)snprintf(name, sizeof name, "%s-%05lld.safetensors", stages[stage], (long long)entry);
-    return qni_store_path(store, name, path, err);
+    return qni_stage_path(store, stage, stages[stage], entry, path, err);
 }
 
 bool qni_matrix_store_is_used(const qni_matrix_store *store, const qn_layout *layout) {

@@ -1,6 +1,6 @@
 /* What the stages of a run have made, a file a tensor: what a killed run is taken up from, and what the artifact is written from.
  *
- * A file `STAGE-NNNNN.safetensors` (N: layout entry) holds, under the tensor's name, a matrix's block of bytes as U8, or a vector as
+ * A file `matrix-NNNNN.safetensors` (N: layout entry), or `trained-KEY-NNNNN.safetensors`, `tuned-KEY-...` of later stages, holds, under the tensor's name, a matrix's block of bytes as U8, or a vector as
  * F32; the metadata `quern.run`, the key of the stage, and of a matrix `spec` (qn_packed_spec_format). A matrix may bring a second
  * tensor, `target`: where training is to begin (quern/fit/latents.h). Each appears when it is whole. */
 #ifndef QUERN_SRC_RECIPE_MATRIX_STORE_H
@@ -45,6 +45,11 @@ QN_NODISCARD qn_status qni_vector_store_save(const qni_matrix_store *store, qni_
 QN_NODISCARD qn_status qni_vector_store_load(const qni_matrix_store *store, qni_run_stage stage,
                                              int64_t entry, const char *name, int64_t n, bool *found,
                                              float *out, qn_error *err);
+
+/* The path of file WHAT number NUMBER of a stage: owned by the caller. The names of later stages hold a part of their key, so that runs
+ * that share a folder and their fits do not meet. */
+QN_NODISCARD qn_status qni_stage_path(const qni_matrix_store *store, qni_run_stage stage, const char *what,
+                                      int64_t number, char **path, qn_error *err);
 
 /* The path of another file of the run: owned by the caller. */
 QN_NODISCARD qn_status qni_store_path(const qni_matrix_store *store, const char *name, char **path,

@@ -4,6 +4,7 @@
 #include "quern/fit/teacher_cache.h"
 #include "recipe/block_tuning.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <unistd.h>
 
@@ -14,7 +15,6 @@ typedef struct model_run {
     const qn_context *ctx;
     const qn_layout *layout;
     qn_trainable t;
-    qn_teacher_cache *cache;
 } model_run;
 
 /* ---- the student so far ---- */
@@ -71,9 +71,9 @@ static qn_status load_vectors(const model_run *r, qn_trainable *t, qn_error *err
         qn_trainable_part *part = &t->parts[i];
         const qn_layout_entry *e = &r->layout->entries[part->entry];
         bool found = false;
-        if (!part->is_matrix)
+        if (!part->has_latents)
             QN_TRY(qni_vector_store_load(r->job->store, QNI_STAGE_TRAINED, part->entry, e->name, e->cols,
-                                         &found, part->vector, err));
+                                         &found, part->masters, err));
     }
     return QN_OK;
 }
@@ -115,61 +115,94 @@ static qn_status make_set(model_run *r, qn_error *err) {
 
 /* ---- the run ---- */
 
-static qn_status open_cache(model_run *r, qn_error *err) {
-    const qni_model_job *job = r->job;
+/* More of a small vocabulary would make the cache larger than a fiftieth of the logits (measured: docs/quality.md). */
+static int64_t kept_probabilities(const qni_model_job *job) {
     const int64_t vocab = qn_model_config(job->teacher)->vocab_size;
+    int64_t k = job->tuning->top_k;
+    if (k == 0) k = vocab / 32 < 64 ? 64 : vocab / 32 > 128 ? 128 : vocab / 32;
+    return k < vocab ? k : vocab;
+}
+
+/* Caches of other texts or sizes may stand beside it. */
+static qn_status cache_path(const qni_model_job *job, char **path, qn_error *err) {
+    char text[QN_SHA256_HEX], name[128];
+    QN_TRY(qn_teacher_cache_text_sha256(job->sequences, text, err));
+    (void)snprintf(name, sizeof name, "teacher-%.12s-top%lld.cache", text,
+                   (long long)kept_probabilities(job));
+    return qni_store_path(job->store, name, path, err);
+}
+
+/* The teacher's predictions on the run's text; *cache NULL where none are wanted. */
+static qn_status open_cache(const qni_model_job *job, const qn_context *ctx, qn_teacher_cache **cache,
+                            qn_error *err) {
     qn_teacher_cache_options options = qn_teacher_cache_options_default();
     qn_teacher_cache_info info;
     char *path = NULL;
     if (job->tuning->kl_weight == 0.0) return QN_OK;
     options.compute = job->compute;
-    options.k = job->tuning->top_k < vocab ? job->tuning->top_k : vocab;
-    QN_TRY(qni_store_path(job->store, "teacher.cache", &path, err));
-    qn_status status =
-        qn_teacher_cache_make(job->teacher, job->sequences, &options, path, r->ctx, &info, err);
+    options.k = kept_probabilities(job);
+    QN_TRY(cache_path(job, &path, err));
+    qn_status status = qn_teacher_cache_make(job->teacher, job->sequences, &options, path, ctx, &info, err);
     if (status == QN_OK) {
-        qn_log(r->ctx, QN_LOG_INFO, "the teacher's %lld largest probabilities: %.1f bytes a token",
+        qn_log(ctx, QN_LOG_INFO, "the teacher's %lld largest probabilities: %.1f bytes a token",
                (long long)options.k, (double)info.n_bytes / (double)info.n_tokens);
-        status = qn_teacher_cache_open(path, info.teacher_sha256, info.text_sha256, &r->cache, err);
+        status = qn_teacher_cache_open(path, info.teacher_sha256, info.text_sha256, cache, err);
     }
     free(path);
     return status;
 }
 
-static qn_status train(model_run *r, const char *state_path, qn_tune_report *report, qn_error *err) {
-    const qni_model_job *job = r->job;
+static qn_status train(const qni_model_job *job, qn_trainable *t, qn_teacher_cache *cache,
+                       const char *state_path, const qn_context *ctx, qn_tune_report *report, qn_error *err) {
     const qn_finetune_loss loss = {.compute = job->compute,
                                    .kl_weight = job->tuning->kl_weight,
                                    .ce_weight = job->tuning->ce_weight,
-                                   .cache = r->cache};
+                                   .cache = cache};
     qn_tune_options options = job->tuning->tune;
     options.state_path = state_path;
     options.key = job->store->keys[QNI_STAGE_TUNED];
-    qn_status status = qn_trainable_lend(&r->t, job->student, err);
+    qn_status status = qn_trainable_lend(t, job->student, err);
     if (status == QN_OK)
-        status = qn_finetune(&r->t, job->student, job->sequences, &loss, &options, r->ctx, report, err);
-    qn_trainable_give_back(&r->t, job->student);
+        status = qn_finetune(t, job->student, job->sequences, &loss, &options, ctx, report, err);
+    qn_trainable_give_back(t, job->student);
     QN_TRY(status);
-    qn_log(r->ctx, report->best_step > 0 ? QN_LOG_INFO : QN_LOG_WARNING,
+    qn_log(ctx, report->best_step > 0 ? QN_LOG_INFO : QN_LOG_WARNING,
            "whole model: loss on held-back text %.5f -> %.5f nats (step %lld of %lld)%s", report->first_loss,
            report->best_loss, (long long)report->best_step, (long long)report->steps,
            report->best_step > 0 ? "" : ": nothing was better than the start, which is kept");
     return QN_OK;
 }
 
-static qn_status run(model_run *r, const char *done_path, const char *state_path, qn_tune_report *report,
-                     qn_error *err) {
+qn_status qni_tune_set(const qni_model_job *job, qn_trainable *t, const qn_context *ctx,
+                       qn_tune_report *report, qn_error *err) {
+    qn_teacher_cache *cache = NULL;
+    char *state_path = NULL;
+    qn_status status = qni_stage_path(job->store, QNI_STAGE_TUNED, "training-model", 0, &state_path, err);
+    if (status == QN_OK) status = open_cache(job, ctx, &cache, err);
+    if (status == QN_OK) status = train(job, t, cache, state_path, ctx, report, err);
+    qn_teacher_cache_close(cache);
+    free(state_path);
+    return status;
+}
+
+void qni_forget_training(const qni_matrix_store *store) {
+    char *path = NULL;
+    if (qni_stage_path(store, QNI_STAGE_TUNED, "training-model", 0, &path, NULL) != QN_OK) return;
+    (void)unlink(path); /* in the way of nothing if it stays */
+    free(path);
+}
+
+static qn_status run(model_run *r, const char *done_path, qn_tune_report *report, qn_error *err) {
     const qn_trainable_mark mark = {.key = r->job->store->keys[QNI_STAGE_TUNED]};
+    qn_trainable_mark found = mark;
     bool is_done = false;
     QN_TRY(make_set(r, err));
-    qn_trainable_mark found = mark;
     QN_TRY(qn_trainable_load(&r->t, done_path, &found, false, &is_done, err));
     if (is_done) return QN_OK;
-    QN_TRY(open_cache(r, err));
-    QN_TRY(train(r, state_path, report, err));
+    QN_TRY(qni_tune_set(r->job, &r->t, r->ctx, report, err));
     QN_TRY(qni_save_trained(r->job->store, QNI_STAGE_TUNED, &r->t, err));
     QN_TRY(qn_trainable_save(&r->t, done_path, &mark, false, err));
-    (void)unlink(state_path);
+    qni_forget_training(r->job->store);
     return QN_OK;
 }
 
@@ -177,14 +210,11 @@ qn_status qni_tune_model(const qni_model_job *job, const qn_context *ctx, qn_tun
                          qn_error *err) {
     model_run r = {.job = job, .ctx = ctx, .layout = qn_checkpoint_layout(qn_model_checkpoint(job->student))};
     qn_tune_report found = {0};
-    char *done_path = NULL, *state_path = NULL;
-    qn_status status = qni_store_path(job->store, "model.safetensors", &done_path, err);
-    if (status == QN_OK) status = qni_store_path(job->store, "training-model.safetensors", &state_path, err);
-    if (status == QN_OK) status = run(&r, done_path, state_path, &found, err);
-    qn_teacher_cache_close(r.cache);
+    char *done_path = NULL;
+    qn_status status = qni_stage_path(job->store, QNI_STAGE_TUNED, "model", 0, &done_path, err);
+    if (status == QN_OK) status = run(&r, done_path, &found, err);
     qn_trainable_release(&r.t);
     free(done_path);
-    free(state_path);
     if (status == QN_OK) *report = found;
     return status;
 }

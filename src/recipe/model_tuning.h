@@ -4,6 +4,7 @@
 #define QUERN_SRC_RECIPE_MODEL_TUNING_H
 
 #include "quern/fit/distill.h"
+#include "quern/recipe/recipe.h"
 #include "recipe/matrix_store.h"
 
 typedef struct qni_model_tuning {
@@ -24,6 +25,16 @@ typedef struct qni_model_job {
     const qni_matrix_store *store;
     bool blocks_are_trained; /* the stage before was QNI_STAGE_TRAINED */
 } qni_model_job;
+
+/* Trains the set T, lent to job->student; `shapes` and `blocks_are_trained` are not read. The state of a stopped run stays in the store. */
+QN_NODISCARD qn_status qni_tune_set(const qni_model_job *job, qn_trainable *t, const qn_context *ctx,
+                                    qn_tune_report *report, qn_error *err);
+
+/* Removes that state, once what was trained is safe elsewhere. */
+void qni_forget_training(const qni_matrix_store *store);
+
+/* How a recipe tunes the whole model. */
+qni_model_tuning qni_model_tuning_of(const qn_recipe *recipe, uint64_t seed);
 
 /* Leaves the stage QNI_STAGE_TUNED in the store. A stopped run goes on from its last state; REPORT is zero for one that was
  * finished before. */

@@ -23,13 +23,13 @@ typedef struct qn_trainable_rates {
     double latent_rate, scale_rate, threshold_rate, vector_rate;
 } qn_trainable_rates;
 
-/* One weight of the model: a matrix with latents, or a vector. */
+/* One weight of the model: a matrix with latents, a vector, or a matrix in no code. */
 typedef struct qn_trainable_part {
     int64_t entry; /* of the layout */
-    bool is_matrix;
+    bool has_latents;
     qn_latents latents;
-    float *vector; /* [C] owned: masters of a vector */
-    float *dense;  /* [R, C] or [C] owned: what the model is lent */
+    float *masters; /* [C] or [R, C] owned: of what has no latents */
+    float *dense;   /* [R, C] or [C] owned: what the model is lent */
     qn_weight weight;
 } qn_trainable_part;
 
@@ -52,6 +52,9 @@ QN_NODISCARD QN_API qn_status qn_trainable_add_matrix(qn_trainable *t, int64_t e
 /* Masters from WEIGHT, a dense vector. */
 QN_NODISCARD QN_API qn_status qn_trainable_add_vector(qn_trainable *t, int64_t entry, const qn_weight *weight,
                                                       qn_error *err);
+/* A matrix in no code, of any kind of WEIGHT: what the unquantised model is tuned as. Its rate is a latent's, in mean magnitudes. */
+QN_NODISCARD QN_API qn_status qn_trainable_add_dense(qn_trainable *t, int64_t entry, const qn_weight *weight,
+                                                     qn_error *err);
 /* Adds all parts of FROM, whose latents are taken over; FROM is good for nothing but release afterwards. */
 QN_NODISCARD QN_API qn_status qn_trainable_take(qn_trainable *t, qn_trainable *from, qn_error *err);
 QN_NODISCARD QN_API qn_status qn_trainable_seal(qn_trainable *t, const qn_trainable_rates *rates,

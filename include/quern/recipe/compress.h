@@ -16,7 +16,9 @@ extern "C" {
 #endif
 
 typedef struct qn_compress_options {
-    const char *model;         /* path of the teacher */
+    const char *model; /* path of the teacher */
+    const char *
+        start; /* an artifact of the teacher that training goes on from, in its own codes, instead of new fits; NULL: none */
     const char *output;        /* path of the artifact; `.zip` at its end makes an archive, else a folder */
     const qn_profile *profile; /* gates and budget per parameter */
     const qn_recipe *recipe;
@@ -28,12 +30,14 @@ typedef struct qn_compress_options {
                      nothing is written */
     const char *second_moments; /* file for the weighted fits, or NULL */
     const char *text;           /* calibration text, for recipes that calibrate */
-    bool allow_leak;            /* calibrate on text that holds the documents too; else refused */
-    const char *documents;      /* scored before and after, or NULL */
-    const char *tokenizer;      /* overrides the model's own, or NULL */
-    const char *work;           /* folder that keeps the measured rows for --resume, or NULL */
-    bool resume;   /* take what `work` holds; refused when it belongs to another model or recipe */
-    uint64_t seed; /* recorded; the fast recipe draws nothing */
+    const char *
+        statistics; /* file of `quern calibrate` for the plan, instead of a walk; a calibrated dry run needs no text then */
+    bool allow_leak;       /* calibrate on text that holds the documents too; else refused */
+    const char *documents; /* scored before and after, or NULL */
+    const char *tokenizer; /* overrides the model's own, or NULL */
+    const char *work;      /* folder that keeps the measured rows for --resume, or NULL */
+    bool resume;           /* take what `work` holds; refused when it belongs to another model or recipe */
+    uint64_t seed;         /* recorded; the fast recipe draws nothing */
 } qn_compress_options;
 
 /* One matrix of a calibrated plan. */
@@ -61,6 +65,8 @@ typedef struct qn_compress_result {
     int64_t minimum_bytes; /* without any rescued row */
     int64_t budget_bytes;
     int64_t parameters;
+    double
+        estimated_seconds; /* of all that follows the plan, at the rate at which the teacher was measured; 0: unknown */
     qn_codec native;                   /* code and columns per scale of the native rows */
     int64_t rescued_parameters;        /* dry run: the most that may be rescued */
     int64_t role_bytes[QN_ROLE_COUNT]; /* zero in a dry run */

@@ -45,7 +45,7 @@
  *       codes: trained        # or `frozen`: scales and norms only
  *       kl_weight: 0.7        # of the divergence from the teacher
  *       ce_weight: 0.3        # of the cross entropy with the text
- *       top_k: 128            # probabilities of the teacher that are kept at each position
+ *       top_k: 0              # probabilities of the teacher that are kept at each position; 0: 64 to 128, by the vocabulary
  *     overrides:              # calibrated recipes: whole matrices whose code is not left to the planner; the first match counts
  *       - match: v_proj       # POSIX extended regular expression, found anywhere in the name of a matrix
  *         code: double        # single, double (two planes), q4; counted like all other bytes and rescued weights

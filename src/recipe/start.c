@@ -1,0 +1,86 @@
+#include "recipe/start.h"
+
+#include "base/alloc.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/banned.h"
+
+static qn_status check_same(const qn_layout *start, const qn_layout *teacher, const char *path,
+                            qn_error *err) {
+    if (start->n != teacher->n)
+        return qn_fail(err, QN_E_SHAPE, "%s: %lld tensors, the teacher has %lld: not of one shape", path,
+                       (long long)start->n, (long long)teacher->n);
+    for (int64_t i = 0; i < start->n; i++) {
+        const qn_layout_entry *a = &start->entries[i], *b = &teacher->entries[i];
+        if (strcmp(a->name, b->name) != 0 || a->rows != b->rows || a->cols != b->cols)
+            return qn_fail(err, QN_E_SHAPE,
+                           "%s: %s is %lld x %lld where the teacher has %s, %lld x %lld: teacher and student "
+                           "must be of one shape",
+                           path, a->name, (long long)a->rows, (long long)a->cols, b->name, (long long)b->rows,
+                           (long long)b->cols);
+    }
+    return QN_OK;
+}
+
+/* The shape of E, good wherever only sizes are asked for. */
+static qn_encoded shape_only(const qn_encoded *e) {
+    qn_encoded shape = *e;
+    shape.data = shape.mask = NULL;
+    shape.index = NULL;
+    shape.owned = NULL;
+    for (int b = 0; b < QN_MAX_BANDS; b++) memset(shape.bands[b].planes, 0, sizeof shape.bands[b].planes);
+    return shape;
+}
+
+qn_status qni_start_shapes(const qn_checkpoint *start, const qn_layout *teacher, qn_encoded **shapes,
+                           qn_error *err) {
+    const qn_layout *layout = qn_checkpoint_layout(start);
+    const char *path = qn_store_path(qn_checkpoint_store(start));
+    QN_TRY(check_same(layout, teacher, path, err));
+    qn_encoded *found = qni_alloc_array(layout->n, sizeof *found);
+    if (!found) return qni_fail_nomem(err, "the shapes of matrices");
+    for (int64_t i = 0; i < layout->n; i++) {
+        const qn_weight *w = qn_checkpoint_weight(start, i);
+        if (!layout->entries[i].is_matrix) continue;
+        if (w->kind != QN_WEIGHT_ENCODED) {
+            free(found);
+            return qn_fail(err, QN_E_ARGUMENT, "%s: %s is in no code; compress the model first", path,
+                           layout->entries[i].name);
+        }
+        found[i] = shape_only(&w->encoded);
+    }
+    *shapes = found;
+    return QN_OK;
+}
+
+static qn_status fill_matrix(const qn_layout_entry *e, int64_t entry, const qn_encoded *encoded,
+                             const qn_model *teacher, const qni_matrix_store *store, qn_error *err) {
+    float *target = NULL;
+    QN_TRY(QNI_ALLOC(target, e->rows * e->cols, e->name, err));
+    qn_weight_decode_rows(qn_model_weight(teacher, entry), 0, e->rows, target);
+    if (encoded->hadamard) qn_hadamard_rows(target, e->rows, e->cols, encoded->hadamard, false);
+    const qn_status status =
+        qni_matrix_store_save(store, QNI_STAGE_FITTED, entry, e->name, encoded, target, err);
+    free(target);
+    return status;
+}
+
+qn_status qni_start_fill(const qn_checkpoint *start, const qn_model *teacher, const qni_matrix_store *store,
+                         const qn_context *ctx, qn_error *err) {
+    const qn_layout *layout = qn_checkpoint_layout(start);
+    for (int64_t i = 0; i < layout->n; i++) {
+        const qn_layout_entry *e = &layout->entries[i];
+        const qn_weight *w = qn_checkpoint_weight(start, i);
+        qn_encoded there = {0};
+        bool found = false;
+        if (!e->is_matrix) continue;
+        QN_TRY(qn_check_cancelled(ctx, err));
+        QN_TRY(qni_matrix_store_load(store, QNI_STAGE_FITTED, i, e->name, &w->encoded, &found, &there, NULL,
+                                     err));
+        qn_encoded_release(&there);
+        if (!found) QN_TRY(fill_matrix(e, i, &w->encoded, teacher, store, err));
+    }
+    return QN_OK;
+}
