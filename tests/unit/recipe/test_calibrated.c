@@ -167,7 +167,7 @@ static void test_what_codes_lose(void **state) {
 
 typedef struct outcome {
     qn_status status;
-    int64_t minimum, need, q4_weights;
+    int64_t minimum, need, file_bytes, q4_weights;
     double loss;
 } outcome;
 
@@ -190,7 +190,8 @@ static outcome plan_file(const bench *b, const qni_calibrated *c, int64_t budget
     o.status = qni_calibrated_plan(&copy, plan, budget, max_q4, &o.minimum, NULL);
     if (o.status == QN_OK) {
         assert_ok(qn_artifact_plan_need(plan, copy.shapes, &o.need, err));
-        assert_ok(qn_artifact_plan_fix(plan, copy.shapes, budget, err));
+        o.file_bytes = copy.file_bytes;
+        assert_ok(qn_artifact_plan_fix(plan, copy.shapes, o.file_bytes, err));
         o.q4_weights = q4_weights_of(&copy);
     }
     for (int64_t i = 0; i < c->layout->n; i++) {
@@ -225,6 +226,31 @@ static void test_budgets(void **state) {
             n_tight += o.need > budget - 300; /* some columns of the smallest matrix */
         }
         assert_true(n_tight >= 8);
+        qni_calibrated_close(&c);
+        bench_close(&b);
+    }
+}
+
+/* A budget that no plan can use up is not padded: the file ends with the finest codes; one byte less is a budget like any other. */
+static void test_generous_budget(void **state) {
+    (void)state;
+    for (int track = 0; track < 2; track++) {
+        bench b;
+        bench_open(&b, (qn_track)track);
+        qni_calibrated c = opened(&b);
+        const int64_t max_q4 = c.layout->n_parameters / 10;
+        const outcome most = plan_file(&b, &c, INT64_C(1) << 30, max_q4);
+        assert_int_equal(most.file_bytes, most.need);
+        const int64_t budgets[] = {most.need, most.need + 1, 2 * most.need};
+        for (int i = 0; i < 3; i++) {
+            const outcome o = plan_file(&b, &c, budgets[i], max_q4);
+            assert_int_equal(o.status, QN_OK);
+            assert_int_equal(o.file_bytes, most.need);
+            assert_true(o.loss == most.loss);
+        }
+        const outcome less = plan_file(&b, &c, most.need - 1, max_q4);
+        assert_int_equal(less.file_bytes, most.need - 1);
+        assert_true(less.loss >= most.loss);
         qni_calibrated_close(&c);
         bench_close(&b);
     }
@@ -294,6 +320,64 @@ static void test_overrides(void **state) {
     bench_close(&b);
 }
 
+/* Statistics of the run's own text plan what a walk would, without text where nothing else is done. */
+static void test_statistics(void **state) {
+    (void)state;
+    bench b;
+    bench_open(&b, QN_TRACK_TERNARY);
+    char *path = path_in(b.root, "s.stats");
+    qni_calibrated walked = opened(&b);
+    qn_calibrate_options options = qn_calibrate_options_default();
+    qn_calibrate_result result;
+    options.n_fisher_tokens = b.recipe.fisher_tokens;
+    assert_ok(qn_calibrate(b.teacher, &walked.text, &options, path, NULL, &result, err));
+    const outcome expected = plan_file(&b, &walked, 40000, 1 << 12);
+    b.options.statistics = path;
+    b.options.dry_run = true;
+    for (int without_text = 0; without_text < 2; without_text++) {
+        if (without_text) b.options.text = NULL;
+        qni_calibrated read = opened(&b);
+        const outcome o = plan_file(&b, &read, 40000, 1 << 12);
+        assert_memory_equal(&o, &expected, sizeof o);
+        assert_int_equal(strlen(read.statistics_sha256), 64);
+        assert_int_equal(read.text.n == 0, without_text);
+        qni_calibrated_close(&read);
+    }
+    qni_calibrated c = {0};
+    b.recipe.measured_sensitivity = true;
+    assert_error(qni_calibrated_open(&b.options, b.teacher, NULL, &c, err), QN_E_ARGUMENT,
+                 "plan.sensitivity|--text FILE");
+    b.options.dry_run = false;
+    assert_error(qni_calibrated_open(&b.options, b.teacher, NULL, &c, err), QN_E_ARGUMENT, "--text FILE");
+    qni_calibrated_close(&walked);
+    free(path);
+    bench_close(&b);
+}
+
+/* Those of another model are refused. */
+static void test_foreign_statistics(void **state) {
+    (void)state;
+    bench a, b;
+    bench_open(&a, QN_TRACK_TERNARY);
+    char *path = path_in(a.root, "s.stats");
+    qni_calibrated c = opened(&a);
+    qn_calibrate_options options = qn_calibrate_options_default();
+    qn_calibrate_result result;
+    assert_ok(qn_calibrate(a.teacher, &c.text, &options, path, NULL, &result, err));
+    qni_calibrated_close(&c);
+    bench_open(&b, QN_TRACK_TERNARY);
+    remove_tree(b.model);
+    assert_int_equal(mkdir(b.model, 0777), 0);
+    write_tiny_model(b.model, &(tiny_options){.tied = true, .seed = 2});
+    qn_model_close(b.teacher);
+    assert_ok(qn_model_open(b.model, &b.teacher, err));
+    b.options.statistics = path;
+    assert_error(qni_calibrated_open(&b.options, b.teacher, NULL, &c, err), QN_E_ARGUMENT, "model");
+    free(path);
+    bench_close(&a);
+    bench_close(&b);
+}
+
 static void test_refused(void **state) {
     (void)state;
     bench b;
@@ -328,9 +412,10 @@ static void test_refused(void **state) {
 
 int main(void) {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_what_codes_lose), cmocka_unit_test(test_budgets),
-        cmocka_unit_test(test_minimum),         cmocka_unit_test(test_overrides),
-        cmocka_unit_test(test_refused),
+        cmocka_unit_test(test_what_codes_lose),    cmocka_unit_test(test_budgets),
+        cmocka_unit_test(test_generous_budget),    cmocka_unit_test(test_statistics),
+        cmocka_unit_test(test_foreign_statistics), cmocka_unit_test(test_minimum),
+        cmocka_unit_test(test_overrides),          cmocka_unit_test(test_refused),
     };
     return cmocka_run_group_tests_name("recipe calibrated", tests, NULL, NULL);
 }
