@@ -27,6 +27,8 @@ static qn_status check_options(const qn_hessian_fit_options *o, qn_error *err) {
         return qn_fail(err, QN_E_ARGUMENT, "damping %g, ridge %g; expected 0 or more", o->damping, o->ridge);
     if (!(o->error_decay >= 0 && o->error_decay <= 1))
         return qn_fail(err, QN_E_ARGUMENT, "error decay %g; expected 0 to 1", o->error_decay);
+    if (!(o->rate >= 0 && isfinite(o->rate)))
+        return qn_fail(err, QN_E_ARGUMENT, "rate %g; expected 0 or more", o->rate);
     if (o->sweeps < 0) return qn_fail(err, QN_E_ARGUMENT, "%d sweeps; expected 0 or more", o->sweeps);
     if (o->q4_ratios < 1 || !(o->q4_lowest_ratio > 0 && o->q4_lowest_ratio <= 1)) {
         return qn_fail(err, QN_E_ARGUMENT, "%d q4 ratios from %g; expected 1 or more, from above 0 up to 1",

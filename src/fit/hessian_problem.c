@@ -57,13 +57,15 @@ static qn_status take_inputs(qni_problem *p, const int64_t first_place[QN_MAX_BA
         const qni_slot *slot = &p->slots[s];
         const qn_banded_band *band = &p->out->bands[slot->band];
         for (int64_t place = slot->first; place < slot->last; place++) {
-            p->inputs[p->place_position[place]] = (qni_input){.input = p->place_input[place],
-                                                              .place = place,
-                                                              .slot = s,
-                                                              .choose = qni_level_chooser(&band->spec),
-                                                              .n_planes = band->spec.n_planes,
-                                                              .band = slot->band,
-                                                              .column = place - first_place[slot->band]};
+            p->inputs[p->place_position[place]] =
+                (qni_input){.input = p->place_input[place],
+                            .place = place,
+                            .slot = s,
+                            .choose = qni_level_chooser(&band->spec),
+                            .choose_priced = p->price > 0 ? qni_priced_chooser(&band->spec) : NULL,
+                            .n_planes = band->spec.n_planes,
+                            .band = slot->band,
+                            .column = place - first_place[slot->band]};
         }
     }
     return QN_OK;
@@ -103,6 +105,19 @@ static qn_status take_metric(qni_problem *p, int n_threads, qn_error *err) {
     return QN_OK;
 }
 
+/* The rate times the mean of H_jj w_ij^2 over the whole matrix: the same price for all its rows. */
+static float price_of(const qni_problem *p) {
+    double sum = 0;
+    if (p->options->rate <= 0) return 0;
+    for (int64_t i = 0; i < p->out->rows; i++) {
+        const float *w = p->w + i * p->cols;
+        for (int64_t j = 0; j < p->cols; j++)
+            sum += (double)p->metric->h[j * p->cols + j] * ((double)w[j] * (double)w[j]);
+    }
+    const double mean = sum / ((double)p->out->rows * (double)p->cols);
+    return (float)(p->options->rate * mean * (double)p->metric->unit);
+}
+
 static qn_status init_arrays(qni_problem *p, int band, int n_threads, qn_error *err) {
     int64_t first_place[QN_MAX_BANDS] = {0}, n_scales;
     QN_TRY(take_rows(p, band, err));
@@ -125,6 +140,7 @@ qn_status qni_problem_init(qni_problem *problem, const float *w, const qni_metri
                            qn_banded *out, int n_threads, qn_error *err) {
     qni_problem p = {
         .options = options, .metric = metric, .w = w, .out = out, .cols = metric->n, .upper = upper};
+    p.price = price_of(&p);
     qn_status status = init_arrays(&p, band, n_threads, err);
     if (status != QN_OK) {
         qni_problem_release(&p);

@@ -21,6 +21,7 @@ typedef struct qni_input {
     int64_t input, place;
     int64_t slot; /* of its first plane; the second plane's is the next */
     qni_choose_level *choose;
+    qni_choose_priced *choose_priced; /* NULL: no level is dearer than another, or prices are 0 */
     int n_planes, band;
     int64_t column; /* in the band's stored rows; of a transposed q4 band the stored row */
 } qni_input;
@@ -37,6 +38,7 @@ typedef struct qni_problem {
     int64_t *place_input, *place_position; /* [C] by place */
     qni_slot *slots;
     int64_t n_slots, n_native; /* native ones come first */
+    float price;               /* of a trit that is not 0, in units of unit * H */
     float *scales;             /* [n_native][padded rows] what descents and refits work with */
     int64_t padded_rows;       /* whole tiles */
 

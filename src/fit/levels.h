@@ -12,4 +12,11 @@ typedef void qni_choose_level(const float *v, const float *s1, const float *s2, 
 
 qni_choose_level *qni_level_chooser(const qn_band_spec *spec);
 
+/* As above, of the smallest squared error plus PRICE for each trit that is not 0. */
+typedef void qni_choose_priced(const float *v, const float *s1, const float *s2, float price, float *value,
+                               int8_t *q1, int8_t *q2);
+
+/* NULL for codes whose levels all have the same price. */
+qni_choose_priced *qni_priced_chooser(const qn_band_spec *spec);
+
 #endif

@@ -10,18 +10,22 @@
 
 typedef float lanes[QNI_LANES];
 
-/* Rounds V for the input at position I; e becomes what is left of w. */
-static void choose(qni_tile *tile, int64_t i, const float *v) {
+/* Rounds V for the input at position I, where a trit that is not 0 costs PRICE; e becomes what is left of w. */
+static void choose(qni_tile *tile, int64_t i, const float *v, float price) {
     const qni_input *input = &tile->p->inputs[i];
     const float *scale = tile->scales + input->slot * QNI_LANES, *w = tile->w + i * QNI_LANES;
     float *e = tile->e + i * QNI_LANES;
     lanes value;
-    input->choose(v, scale, scale + QNI_LANES, value, tile->q[0] + i * QNI_LANES, tile->q[1] + i * QNI_LANES);
+    int8_t *q1 = tile->q[0] + i * QNI_LANES, *q2 = tile->q[1] + i * QNI_LANES;
+    if (price > 0)
+        input->choose_priced(v, scale, scale + QNI_LANES, price, value, q1, q2);
+    else
+        input->choose(v, scale, scale + QNI_LANES, value, q1, q2);
     for (int t = 0; t < QNI_LANES; t++) e[t] = w[t] - value[t];
 }
 
 void qni_tile_round(qni_tile *tile) {
-    for (int64_t i = 0; i < tile->p->cols; i++) choose(tile, i, tile->w + i * QNI_LANES);
+    for (int64_t i = 0; i < tile->p->cols; i++) choose(tile, i, tile->w + i * QNI_LANES, 0);
 }
 
 /* One block: positions [first, first + n) of a matrix in strips. */
@@ -81,7 +85,7 @@ static double feedback_block(qni_tile *tile, const block *b, const qni_factor *f
         const float *sum = tile->block + j * QNI_LANES, *e = tile->e + i * QNI_LANES;
         lanes v;
         add_feedback(tile->w + i * QNI_LANES, sum, decay, v);
-        choose(tile, i, v);
+        choose(tile, i, v, 0);
         loss += feedback_loss(e, sum, factor->pivot[i], damping);
         if (j + 1 == b->n) break;
         take_row(b, j, row);
@@ -124,11 +128,11 @@ static void descend_block(qni_tile *tile, const block *b) {
         lanes v, before, change;
         take_row(b, j, row);
         if (!(row[j] > 0)) { /* a dead input */
-            choose(tile, i, w);
+            choose(tile, i, w, 0);
             continue;
         }
         add_gradient(w, e, tile->block + j * QNI_LANES, 1 / row[j], v, before);
-        choose(tile, i, v);
+        choose(tile, i, v, tile->p->inputs[i].choose_priced ? tile->p->price / row[j] : 0);
         subtract_lanes(e, before, change);
         tell_later_inputs(row, j, b->n, change, tile->block);
     }

@@ -38,8 +38,10 @@ typedef struct qn_hessian_fit_options {
     bool activation_order; /* process inputs by decreasing H_jj */
     double error_decay;    /* factor of the feedback; 1: full */
     int sweeps;            /* of refit and descent */
-    double ridge;          /* of the refit, towards the old scales, relative to diag A */
-    int q4_ratios;         /* candidates for a q4 scale: evenly spaced from q4_lowest_ratio to 1 */
+    double
+        rate; /* price of a trit that is not 0 in the descent, in mean weighted squares of a weight; 0: free */
+    double ridge;  /* of the refit, towards the old scales, relative to diag A */
+    int q4_ratios; /* candidates for a q4 scale: evenly spaced from q4_lowest_ratio to 1 */
     double q4_lowest_ratio;
 } qn_hessian_fit_options;
 

@@ -111,6 +111,45 @@ static void test_nearest_levels(void **state) {
     }
 }
 
+/* Squared error and price of the cheapest of all levels of trits, by trying them. */
+static double cheapest(int n_planes, double v, double s1, double s2, double price) {
+    double best = (double)INFINITY;
+    for (int a = -1; a <= 1; a++) {
+        for (int b = n_planes > 1 ? -1 : 0; b <= (n_planes > 1); b++) {
+            const double left = v - s1 * a - s2 * b;
+            best = fmin(best, left * left + price * (abs(a) + abs(b)));
+        }
+    }
+    return best;
+}
+
+static void test_priced_levels(void **state) {
+    (void)state;
+    float v[QNI_LANES], s1[QNI_LANES], s2[QNI_LANES], value[QNI_LANES];
+    int8_t q1[QNI_LANES], q2[QNI_LANES];
+    seed_random(43);
+    for (int trial = 0; trial < 500; trial++) {
+        const qn_band_spec spec = {QN_CODE_TERNARY, 1 + trial % 2, 0, false};
+        const float price = (float)(0.5 * random_uniform());
+        for (int t = 0; t < QNI_LANES; t++) {
+            v[t] = (float)random_normal();
+            s1[t] = t % 16 == 0 ? 0 : (float)(1.5 * random_uniform());
+            s2[t] = t % 16 == 8 ? 0 : (float)random_uniform();
+        }
+        qni_priced_chooser (&spec)(v, s1, s2, price, value, q1, q2);
+        for (int t = 0; t < QNI_LANES; t++) {
+            const int b = spec.n_planes == 2 ? q2[t] : 0;
+            const double decoded = (double)s1[t] * q1[t] + (double)s2[t] * b, left = (double)v[t] - decoded;
+            const double cost = left * left + (double)price * (abs(q1[t]) + abs(b));
+            assert_true(fabs((double)value[t] - decoded) < 1e-6);
+            assert_true(cost < 1e-5 + cheapest(spec.n_planes, (double)v[t], (double)s1[t], (double)s2[t],
+                                               (double)price));
+        }
+    }
+    assert_null(qni_priced_chooser(&(qn_band_spec){QN_CODE_SIGN, 1, 0, false}));
+    assert_null(qni_priced_chooser(&(qn_band_spec){QN_CODE_Q4, 1, 0, false}));
+}
+
 static double worst_rounding(const qni_scale_grid *grid, double low, double high) {
     double worst = 0;
     for (int i = 0; i <= 5000; i++) {
@@ -225,6 +264,7 @@ int main(void) {
         cmocka_unit_test(test_geometry),
         cmocka_unit_test(test_decoding),
         cmocka_unit_test(test_nearest_levels),
+        cmocka_unit_test(test_priced_levels),
         cmocka_unit_test(test_grid_rounding_bound),
         cmocka_unit_test(test_a_tiny_scale_does_not_waste_the_grid),
         cmocka_unit_test(test_grids_of_one_scale_and_of_none),

@@ -558,8 +558,47 @@ static void test_a_fit_can_be_cancelled(void **state) {
     free(h);
 }
 
+static int64_t count_zeros(const qn_banded *banded) {
+    const qn_banded_band *band = &banded->bands[0];
+    int64_t n = 0;
+    for (int64_t i = 0; i < band->rows * band->cols; i++) n += band->planes[0].q[i] == 0;
+    return n;
+}
+
+/* The dearer trits are, the more of them are 0 and the larger the error; without a price the product is the same to the bit. */
+static void test_rate_buys_zeros(void **state) {
+    (void)state;
+    static const double rates[] = {0, 0.05, 0.2, 1};
+    enum { R = 70, C = 200 };
+    seed_random(61);
+    float *w = random_weights(R, C), *h = random_metric(C), *decoded[4], *plain;
+    const qn_band_shape shape = one_band(R, C, QN_AXIS_ROWS, (qn_band_spec){QN_CODE_TERNARY, 1, 64, false});
+    qn_hessian_fit_options options = qn_hessian_fit_defaults();
+    int64_t zeros[4];
+    double errors[4];
+    qn_banded banded = fit_or_fail(w, h, &shape, &options, 1, NULL, &plain);
+    qn_banded_release(&banded);
+    for (int k = 0; k < 4; k++) {
+        options.rate = rates[k];
+        banded = fit_or_fail(w, h, &shape, &options, 1, NULL, &decoded[k]);
+        zeros[k] = count_zeros(&banded);
+        errors[k] = metric_error(w, decoded[k], h, R, C);
+        qn_banded_release(&banded);
+        if (k > 0) assert_true(zeros[k] > zeros[k - 1] + R * C / 100);
+    }
+    assert_memory_equal(plain, decoded[0], R * C * sizeof *plain);
+    assert_true(errors[3] > errors[0] && errors[2] > errors[0]);
+    options.rate = -1;
+    assert_int_equal(qn_hessian_fit(w, h, &shape, &options, NULL, &banded, NULL, NULL), QN_E_ARGUMENT);
+    for (int k = 0; k < 4; k++) free(decoded[k]);
+    free(plain);
+    free(w);
+    free(h);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_rate_buys_zeros),
         cmocka_unit_test(test_every_axis_band_and_group),
         cmocka_unit_test(test_single_bands),
         cmocka_unit_test(test_one_row_one_column_and_empty_bands),
