@@ -34,7 +34,7 @@ DTYPES = {"U8": torch.uint8, "F16": torch.float16, "BF16": torch.bfloat16, "F32"
 DENSE = ("F16", "BF16", "F32")
 WEIGHTS_PER_BYTE = {"sign": 8, "ternary": 5, "q4": 2}
 BAND = r" [0-9]+ (?:sign(?:\+sign)?|ternary(?:\+ternary)?|q4)/[0-9]+/(?:f16|log6)"
-MATRIX = re.compile(rf"([0-9]+)x([0-9]+) (rows|columns)((?:{BAND}){{1,3}})(?: hadamard/([0-9]+))?(?: zlib/([0-9]+))?")
+MATRIX = re.compile(rf"([0-9]+)x([0-9]+) (rows|columns)((?:{BAND}){{1,3}})( column-scales)?(?: hadamard/([0-9]+))?(?: zlib/([0-9]+))?")
 HUB_OPTIONS = ("cache_dir", "force_download", "local_files_only", "revision", "subfolder", "token")
 
 
@@ -244,10 +244,10 @@ class Columns:
 class Decoder:
     """Unpacks tensors of one payload file into parameters of one dtype on one device."""
 
-    def __init__(self, dtype, device):
+    def __init__(self, dtype, device, compute=None):
         self.dtype, self.device = dtype, device
         # A product of an fp16 scale and a code is exact in float32; float16 rounds it once either way.
-        self.compute = torch.float16 if dtype == torch.float16 else torch.float32
+        self.compute = compute or (torch.float16 if dtype == torch.float16 else torch.float32)
         self.tables = {code: _table(code).to(device, self.compute) for code in WEIGHTS_PER_BYTE}
 
     def dense(self, payload, name, shape):
@@ -261,14 +261,14 @@ class Decoder:
         return out
 
     def matrix(self, payload, name, shape):
-        """A packed tensor: bands of rows or of columns, perhaps rotated."""
+        """A packed tensor: bands of rows or of columns, perhaps with scales of columns, perhaps rotated."""
         parts = MATRIX.fullmatch(payload.metadata[name])
         if parts is None:
             payload.fail(f"{name}: not a matrix description: {payload.metadata[name]!r}")
-        rows, cols, block = int(parts[1]), int(parts[2]), int(parts[5] or 0)
+        rows, cols, block = int(parts[1]), int(parts[2]), int(parts[6] or 0)
         if rows < 1 or cols < 1 or (rows, cols) != (shape[0], math.prod(shape[1:])):
             payload.fail(f"{name}: {rows}x{cols}, the model has {list(shape)}")
-        if parts[5] and (block < 2 or block & (block - 1) or cols % block):
+        if parts[6] and (block < 2 or block & (block - 1) or cols % block):
             payload.fail(f"{name}: rotated blocks of {block} of {cols} columns")
         by_rows = parts[3] == "rows"
         words, lines = parts[4].split(), rows if by_rows else cols
@@ -276,16 +276,22 @@ class Decoder:
         if min(counts) < 1 or sum(counts) != lines or (len(counts) == 1 and not by_rows):
             payload.fail(f"{name}: bands of {counts} of {lines} {parts[3]}")
         bits = len(counts) - 1  # of the mask, for each line
-        source = Inflated(payload, name, int(parts[6])) if parts[6] else payload
-        end, bands = (lines * bits + 7) // 8, []
+        source = Inflated(payload, name, int(parts[7])) if parts[7] else payload
+        mask_end = (lines * bits + 7) // 8
+        end, bands = mask_end + (2 * cols if parts[5] else 0), []
         for k in range(len(counts)):
             bands.append(Band(source, name, end, words[2 * k:2 * k + 2], rows, cols, by_rows))
             end = bands[-1].end
         source.expect(name, ("U8",), (end,))
         self._find_lines(source, name, bands, lines, bits)
         out = torch.empty(shape, dtype=self.dtype, device=self.device)
-        rotation = Rotation(cols, block, self.device) if block else None
-        (self._by_rows if by_rows else self._by_columns)(bands, out.view(rows, cols), rotation)
+        steps, exact = [], self
+        if parts[5]:
+            steps.append(ColumnScales(source, name, mask_end, cols, self.device))
+            exact = Decoder(self.dtype, self.device, torch.float32)  # float16 would round twice
+        if block:
+            steps.append(Rotation(cols, block, self.device))
+        (exact._by_rows if by_rows else exact._by_columns)(bands, out.view(rows, cols), steps)
         return out
 
     def _find_lines(self, payload, name, bands, lines, bits):
@@ -303,20 +309,20 @@ class Decoder:
         for k, band in enumerate(bands):
             band.lines = (band_of[:lines] == k).nonzero().flatten().to(self.device)
 
-    def _by_rows(self, bands, flat, rotation):
-        """Each band's stored rows are rows of the matrix."""
+    def _by_rows(self, bands, flat, steps):
+        """Each band's stored rows are rows of the matrix, before STEPS."""
         for band in bands:
             for first, last in _blocks(band.count, flat.shape[1]):
                 where = band.lines[first:last]
                 begin, end = int(where[0]), int(where[-1]) + 1
-                direct = end - begin == len(where) and self.compute == self.dtype and not rotation
+                direct = end - begin == len(where) and self.compute == self.dtype and not steps
                 out = self._rows(band, first, last, flat[begin:end] if direct else None)
-                if rotation:
-                    out = rotation.undo(out)
+                for step in steps:
+                    out = step.undo(out)
                 if not direct:
                     flat.index_copy_(0, where, out.to(self.dtype))
 
-    def _by_columns(self, bands, flat, rotation):
+    def _by_columns(self, bands, flat, steps):
         """A block of rows of the matrix is put together from all bands."""
         cols = flat.shape[1]
         sideways = {band: Columns(band.planes[0], self) for band in bands if band.sideways}
@@ -325,7 +331,9 @@ class Decoder:
             for band in bands:
                 values = sideways[band].rows(first, last) if band.sideways else self._rows(band, first, last)
                 out.index_copy_(1, band.lines, values)
-            flat[first:last].copy_(rotation.undo(out) if rotation else out)
+            for step in steps:
+                out = step.undo(out)
+            flat[first:last].copy_(out)
 
     def _rows(self, band, first, last, out=None):
         """Stored rows [first, last) of a band, put into OUT where that is given."""
@@ -342,6 +350,20 @@ class Decoder:
                 _scale(weights, scales, plane.group, more)
                 out += more
         return out
+
+
+class ColumnScales:
+    """Factors of the columns of a stored matrix."""
+
+    def __init__(self, source, name, start, cols, device):
+        scales = source.items(name, start, start + 2 * cols).clone().view(torch.float16)
+        if not (scales.isfinite() & (scales > 0)).all():
+            source.fail(f"{name}: a column scale is not a finite positive number")
+        self.scales = scales.to(device, torch.float32)
+
+    def undo(self, rows):
+        """[n, cols] in float32."""
+        return rows * self.scales
 
 
 class Rotation:

@@ -40,7 +40,8 @@ qn_profile qn_profile_builtin(qn_track track) {
                     .log6_scales = true,
                     .column_bands = true,
                     .rotation = true,
-                    .entropy_coding = true};
+                    .entropy_coding = true,
+                    .column_scales = true};
     snprintf(p.name, sizeof p.name, "%s", qn_track_name(track));
     p.budget_bits = mixed_bits(&p);
     return p;
@@ -49,13 +50,14 @@ qn_profile qn_profile_builtin(qn_track track) {
 qn_profile qn_profile_strict(qn_track track) {
     qn_profile p = qn_profile_builtin(track);
     snprintf(p.name, sizeof p.name, "%s-strict", qn_track_name(track));
-    p.two_planes = p.log6_scales = p.column_bands = p.rotation = p.entropy_coding = false;
+    p.two_planes = p.log6_scales = p.column_bands = p.rotation = p.entropy_coding = p.column_scales = false;
     return p;
 }
 
 const char *qn_profile_forbids(const qn_profile *profile, const qn_encoded *shape) {
     if (!profile->column_bands && shape->axis == QN_AXIS_COLUMNS) return "column bands";
     if (!profile->rotation && shape->hadamard) return "rotation";
+    if (!profile->column_scales && shape->column_scaled) return "column scales";
     if (!profile->entropy_coding && shape->stream_bytes) return "entropy coding";
     for (int b = 0; b < shape->n_bands; b++) {
         if (!profile->two_planes && shape->bands[b].n_planes > 1) return "two planes";
@@ -66,10 +68,10 @@ const char *qn_profile_forbids(const qn_profile *profile, const qn_encoded *shap
 
 static qn_status refuse_unknown_keys(const json_t *object, const char *path, qn_error *err) {
     static const char *const known[] = {
-        "name",          "track",       "reference_parameters", "native_bits",
-        "rescue_bits",   "budget_bits", "max_parameter_factor", "rescue_fraction",
-        "two_planes",    "log6_scales", "column_bands",         "rotation",
-        "entropy_coding"};
+        "name",           "track",        "reference_parameters", "native_bits",
+        "rescue_bits",    "budget_bits",  "max_parameter_factor", "rescue_fraction",
+        "two_planes",     "log6_scales",  "column_bands",         "rotation",
+        "entropy_coding", "column_scales"};
     const char *key;
     json_t *value;
 
@@ -117,6 +119,7 @@ static qn_status read_fields(const json_t *object, const char *path, qn_profile 
     QN_TRY(qni_json_get_bool(object, "column_bands", false, path, &p->column_bands, err));
     QN_TRY(qni_json_get_bool(object, "rotation", false, path, &p->rotation, err));
     QN_TRY(qni_json_get_bool(object, "entropy_coding", false, path, &p->entropy_coding, err));
+    QN_TRY(qni_json_get_bool(object, "column_scales", false, path, &p->column_scales, err));
     snprintf(p->name, sizeof p->name, "%s", name);
     p->budget_bits = budget != 0 ? budget : mixed_bits(p);
     return check_ranges(p, path, err);

@@ -19,6 +19,7 @@ void qn_packed_spec_format(const qn_encoded *e, char buffer[QN_PACKED_SPEC_BYTES
                       band->n_planes == 2 ? "+" : "", band->n_planes == 2 ? code : "",
                       (int)band->codec.group_size, scale);
     }
+    if (e->column_scaled) n += snprintf(buffer + n, size - (size_t)n, " column-scales");
     if (e->hadamard) n += snprintf(buffer + n, size - (size_t)n, " hadamard/%d", (int)e->hadamard);
     if (e->stream_bytes) snprintf(buffer + n, size - (size_t)n, " zlib/%lld", (long long)e->stream_bytes);
 }
@@ -74,6 +75,10 @@ static qn_encoded take_spec(const char *at) {
     take_word(&at, " ", axis);
     e.axis = strcmp(axis, axis_names[QN_AXIS_COLUMNS]) == 0 ? QN_AXIS_COLUMNS : QN_AXIS_ROWS;
     while (e.n_bands < QN_MAX_BANDS && *at >= '0' && *at <= '9') e.bands[e.n_bands++] = take_band(&at);
+    if (strncmp(at, "column-scales", 13) == 0) {
+        e.column_scaled = true;
+        at += at[13] == ' ' ? 14 : 13;
+    }
     if (strncmp(at, "hadamard/", 9) == 0) {
         at += 9;
         e.hadamard = take_i32(&at, ' ');
@@ -95,7 +100,7 @@ qn_status qn_packed_spec_parse(const char *text, const char *name, qn_encoded *o
             err, QN_E_FORMAT,
             "%s: '%.150s' describes no packed matrix, expected 'RxC rows|columns', one to three bands "
             "'N code/group/scale' (sign, ternary, q4, or twice the same with +; f16, log6) and possibly "
-            "'hadamard/B' and 'zlib/N'",
+            "'column-scales', 'hadamard/B' and 'zlib/N'",
             name, text);
     QN_TRY(qn_encoded_check_shape(&e, name, err));
     *out = e;

@@ -97,6 +97,9 @@ int qn_encoded_parts(const qn_encoded *e, qn_part parts[QN_MAX_PARTS]) {
         const int64_t bits = qn_encoded_lines(e) * mask_bits(e->n_bands);
         add_part(&list, (qn_part){.kind = QN_PART_MASK, .role = QN_ROLE_SIDE, .n_bytes = (bits + 7) / 8});
     }
+    if (e->column_scaled)
+        add_part(&list,
+                 (qn_part){.kind = QN_PART_COLUMN_SCALES, .role = QN_ROLE_SCALE, .n_bytes = 2 * e->cols});
     for (int b = 0; b < e->n_bands; b++) {
         for (int p = 0; p < e->bands[b].n_planes; p++) add_plane(&list, e, b, p);
     }
@@ -116,6 +119,21 @@ int64_t qn_encoded_stored_bytes(const qn_encoded *e) {
 
 /* ------------------------------------------------------------------------------------------- comparison */
 
+qn_encoded qn_encoded_shape(const qn_encoded *e) {
+    qn_encoded shape = {.rows = e->rows,
+                        .cols = e->cols,
+                        .axis = e->axis,
+                        .hadamard = e->hadamard,
+                        .column_scaled = e->column_scaled,
+                        .n_bands = e->n_bands,
+                        .stream_bytes = e->stream_bytes};
+    for (int b = 0; b < e->n_bands && b < QN_MAX_BANDS; b++) {
+        shape.bands[b] = (qn_band){
+            .codec = e->bands[b].codec, .n_planes = e->bands[b].n_planes, .n_lines = e->bands[b].n_lines};
+    }
+    return shape;
+}
+
 static bool same_band(const qn_band *a, const qn_band *b) {
     return a->n_lines == b->n_lines && a->n_planes == b->n_planes && a->codec.code == b->codec.code &&
            a->codec.group_size == b->codec.group_size && a->codec.scale == b->codec.scale;
@@ -123,7 +141,8 @@ static bool same_band(const qn_band *a, const qn_band *b) {
 
 bool qn_encoded_same_shape(const qn_encoded *a, const qn_encoded *b) {
     bool same = a->rows == b->rows && a->cols == b->cols && a->axis == b->axis &&
-                a->hadamard == b->hadamard && a->n_bands == b->n_bands && a->stream_bytes == b->stream_bytes;
+                a->hadamard == b->hadamard && a->column_scaled == b->column_scaled &&
+                a->n_bands == b->n_bands && a->stream_bytes == b->stream_bytes;
     for (int i = 0; same && i < a->n_bands; i++) same = same_band(&a->bands[i], &b->bands[i]);
     return same;
 }
@@ -139,6 +158,7 @@ void qn_encoded_attach(qn_encoded *e, const uint8_t *data) {
         qn_plane *plane = &e->bands[parts[i].band].planes[parts[i].plane];
         const uint8_t *at = data + parts[i].offset;
         if (parts[i].kind == QN_PART_MASK) e->mask = at;
+        if (parts[i].kind == QN_PART_COLUMN_SCALES) e->column_scales = at;
         if (parts[i].kind == QN_PART_GRID) plane->grid = at;
         if (parts[i].kind == QN_PART_SCALES) plane->scales = at;
         if (parts[i].kind == QN_PART_CODES) plane->codes = at;
@@ -154,6 +174,7 @@ static qn_encoded_arrays arrays_of(const qn_encoded *e, uint8_t *block) {
         qn_plane_arrays *plane = &arrays.planes[parts[i].band][parts[i].plane];
         uint8_t *at = block + parts[i].offset;
         if (parts[i].kind == QN_PART_MASK) arrays.mask = at;
+        if (parts[i].kind == QN_PART_COLUMN_SCALES) arrays.column_scales = at;
         if (parts[i].kind == QN_PART_GRID) plane->grid = at;
         if (parts[i].kind == QN_PART_SCALES) plane->scales = at;
         if (parts[i].kind == QN_PART_CODES) plane->codes = at;
@@ -162,18 +183,9 @@ static qn_encoded_arrays arrays_of(const qn_encoded *e, uint8_t *block) {
 }
 
 qn_status qn_encoded_alloc(qn_encoded *e, qn_encoded_arrays *arrays, qn_error *err) {
-    qn_encoded fresh = {.rows = e->rows,
-                        .cols = e->cols,
-                        .axis = e->axis,
-                        .hadamard = e->hadamard,
-                        .n_bands = e->n_bands,
-                        .stream_bytes = e->stream_bytes};
+    qn_encoded fresh = qn_encoded_shape(e);
 
     QN_TRY(qn_encoded_check_shape(e, "new matrix", err));
-    for (int b = 0; b < e->n_bands; b++) {
-        fresh.bands[b] = (qn_band){
-            .codec = e->bands[b].codec, .n_planes = e->bands[b].n_planes, .n_lines = e->bands[b].n_lines};
-    }
     uint8_t *block = qni_alloc_array(qn_encoded_bytes(&fresh), 1);
     if (!block) return qni_fail_nomem(err, "an encoded matrix");
     fresh.owned = block;
@@ -185,6 +197,7 @@ qn_status qn_encoded_alloc(qn_encoded *e, qn_encoded_arrays *arrays, qn_error *e
 
 void qn_encoded_release(qn_encoded *e) {
     free(e->index);
+    free(e->column_values);
     free(e->owned);
     *e = (qn_encoded){0};
 }

@@ -186,6 +186,16 @@ static qn_status check_plane(qn_encoded *e, int b, int p, const char *name, qn_e
     return check_log6(plane, &at, plane->values, err);
 }
 
+static qn_status check_column_scales(const qn_encoded *e, const char *name, qn_error *err) {
+    if (!e->column_scaled || scales_are_legal(e->column_scales, 0, e->cols, 1)) return QN_OK;
+    int64_t c = 0;
+    while (scales_are_legal(e->column_scales, c, 1, 1)) c++;
+    const uint16_t bits = qni_f16_get(e->column_scales, c);
+    return qn_fail(err, QN_E_VALUE,
+                   "%s: scale 0x%04x (%g) of column %lld; expected a finite positive fp16 number", name, bits,
+                   (double)qn_f16_to_f32(bits), (long long)c);
+}
+
 /* ------------------------------------------------------------------------------------------- index */
 
 static void fill_index(const qn_encoded *e, int32_t *index) {
@@ -209,13 +219,21 @@ qn_status qn_encoded_bind(qn_encoded *e, const char *name, qn_error *err) {
     QN_TRY(qn_encoded_check_shape(e, name, err));
     if (!e->data) return qn_fail(err, QN_E_ARGUMENT, "%s: an encoded matrix without data", name);
     QN_TRY(check_mask(e, name, err));
+    QN_TRY(check_column_scales(e, name, err));
     for (int b = 0; b < e->n_bands; b++) {
         for (int p = 0; p < e->bands[b].n_planes; p++) QN_TRY(check_plane(&bound, b, p, name, err));
     }
     bound.index = qni_alloc_array(qn_encoded_lines(e), sizeof *bound.index);
-    if (!bound.index) return qni_fail_nomem(err, "the line index of an encoded matrix");
+    bound.column_values = e->column_scaled ? qni_alloc_array(e->cols, sizeof *bound.column_values) : NULL;
+    if (!bound.index || (e->column_scaled && !bound.column_values)) {
+        free(bound.index);
+        return qni_fail_nomem(err, "the line index of an encoded matrix");
+    }
     fill_index(e, bound.index);
+    for (int64_t c = 0; bound.column_values && c < e->cols; c++)
+        bound.column_values[c] = qn_f16_to_f32(qni_f16_get(e->column_scales, c));
     free(e->index);
+    free(e->column_values);
     *e = bound;
     return QN_OK;
 }

@@ -137,6 +137,14 @@ static void decode_tile(const qn_encoded *e, int64_t row0, int64_t n_rows, float
     }
 }
 
+QNI_CLONES
+static void scale_columns(const float *factors, int64_t n_rows, int64_t cols, float *out) {
+    for (int64_t i = 0; i < n_rows; i++) {
+        float *row = out + i * cols;
+        for (int64_t c = 0; c < cols; c++) row[c] *= factors[c];
+    }
+}
+
 void qn_encoded_decode_rows(const qn_encoded *e, int64_t row0, int64_t n_rows, float *out) {
     if (e->axis == QN_AXIS_ROWS) {
         for (int64_t i = 0; i < n_rows; i++) {
@@ -147,5 +155,6 @@ void qn_encoded_decode_rows(const qn_encoded *e, int64_t row0, int64_t n_rows, f
         for (int64_t i = 0; i < n_rows; i += TILE_ROWS)
             decode_tile(e, row0 + i, n_rows - i < TILE_ROWS ? n_rows - i : TILE_ROWS, out + i * e->cols);
     }
+    if (e->column_scaled) scale_columns(e->column_values, n_rows, e->cols, out);
     if (e->hadamard) qn_hadamard_rows(out, n_rows, e->cols, e->hadamard, true);
 }

@@ -92,6 +92,7 @@ void qn_banded_release(qn_banded *banded) {
         }
     }
     free(banded->line_band);
+    free(banded->column_scales);
     *banded = (qn_banded){0};
 }
 
@@ -122,4 +123,6 @@ void qn_banded_decode(const qn_banded *banded, float *out) {
     const int64_t n_lines = banded->axis == QN_AXIS_ROWS ? banded->rows : banded->cols;
     int64_t next[QN_MAX_BANDS] = {0};
     for (int64_t i = 0; i < n_lines; i++) decode_line(banded, i, next[banded->line_band[i]]++, out);
+    for (int64_t i = 0; banded->column_scales && i < banded->rows * banded->cols; i++)
+        out[i] *= qn_f16_to_f32(banded->column_scales[i % banded->cols]);
 }

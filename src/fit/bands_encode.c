@@ -3,6 +3,7 @@
 #include "quern/fit/bands.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/banned.h"
 
@@ -27,6 +28,7 @@ static qn_encoded shape_of(const qn_banded *banded, int32_t hadamard) {
                         .cols = banded->cols,
                         .axis = banded->axis,
                         .hadamard = hadamard,
+                        .column_scaled = banded->column_scales != NULL,
                         .n_bands = banded->n_bands};
     for (int b = 0; b < banded->n_bands; b++) {
         const qn_banded_band *band = &banded->bands[b];
@@ -63,6 +65,7 @@ static qn_status fill(const qn_banded *banded, const qn_encoded *e, const qn_enc
         for (int p = 0; p < band->spec.n_planes; p++)
             QN_TRY(encode_plane(band, &band->planes[p], e->bands[b].codec, &arrays->planes[b][p], err));
     }
+    if (e->column_scaled) memcpy(arrays->column_scales, banded->column_scales, 2 * (size_t)e->cols);
     for (int64_t i = 0; banded->n_bands > 1 && i < qn_encoded_lines(e); i++)
         qn_mask_set(arrays->mask, banded->n_bands, i, banded->line_band[i]);
     return QN_OK;

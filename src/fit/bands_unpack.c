@@ -40,6 +40,13 @@ static qn_status unpack_plane(const qn_band *band, const qn_plane *from, const q
     return unpack_scales(from, shape->rows * shape->groups, band->codec.scale, to, err);
 }
 
+static qn_status unpack_column_scales(const qn_encoded *e, qn_banded *out, qn_error *err) {
+    out->column_scales = qni_alloc_array(e->cols, sizeof *out->column_scales);
+    if (!out->column_scales) return qni_fail_nomem(err, "column scales");
+    memcpy(out->column_scales, e->column_scales, (size_t)e->cols * sizeof *out->column_scales);
+    return QN_OK;
+}
+
 qn_status qn_banded_unpack(const qn_encoded *e, qn_banded *out, qn_error *err) {
     const int64_t n_lines = qn_encoded_lines(e);
     qn_banded banded = {0};
@@ -53,6 +60,7 @@ qn_status qn_banded_unpack(const qn_encoded *e, qn_banded *out, qn_error *err) {
             status = unpack_plane(&e->bands[b], &e->bands[b].planes[p], &banded.bands[b],
                                   &banded.bands[b].planes[p], err);
     free(lines);
+    if (status == QN_OK && e->column_scaled) status = unpack_column_scales(e, &banded, err);
     if (status == QN_OK)
         *out = banded;
     else

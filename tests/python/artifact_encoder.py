@@ -76,7 +76,7 @@ def rotation(cols, block):
     return signs[:, None] * np.kron(np.eye(cols // block), hadamard) / math.sqrt(block)
 
 
-def random_matrix(rng, shape, bands, axis="rows", hadamard=0, entropy=False):
+def random_matrix(rng, shape, bands, axis="rows", hadamard=0, entropy=False, scaled=False):
     """(metadata line, bytes, weights) of a matrix with these bands, exact in float32 unless it is rotated."""
     rows, cols = shape[0], math.prod(shape[1:])
     lines = rows if axis == "rows" else cols
@@ -93,6 +93,9 @@ def random_matrix(rng, shape, bands, axis="rows", hadamard=0, entropy=False):
         width = len(bands) - 1
         stored += np.packbits((band_of[:, None] >> np.arange(width) & 1).astype(np.uint8).flatten(),
                               bitorder="little").tobytes()
+    if scaled:
+        factors = (0.5 + rng.random(cols)).astype(np.float16)
+        stored += factors.tobytes()
     for index, (band, count) in enumerate(zip(bands, counts)):
         where = np.flatnonzero(band_of == index)
         sideways = axis == "columns" and band.code == "q4"
@@ -107,6 +110,9 @@ def random_matrix(rng, shape, bands, axis="rows", hadamard=0, entropy=False):
         else:
             weights[:, where] = total.T if sideways else total
     line = f"{rows}x{cols} {axis}" + "".join(f" {count} {band}" for band, count in zip(bands, counts))
+    if scaled:
+        line += " column-scales"
+        weights *= factors.astype(np.float32)
     if hadamard:
         line += f" hadamard/{hadamard}"
         weights = (weights.astype(np.float64) @ rotation(cols, hadamard).T).astype(np.float32)

@@ -82,7 +82,7 @@ class Artifact:
     BANDS = (Band("ternary", 64), Band("q4", 128, share=0.1))
 
     def __init__(self, folder, config, bands=BANDS, axis="rows", hadamard=0, vectors="f16", files=1, padding=0, seed=0,
-                 entropy=False):
+                 entropy=False, scaled=False):
         self.folder = pathlib.Path(folder)
         self.folder.mkdir(parents=True)
         rng = np.random.default_rng(seed)
@@ -93,7 +93,7 @@ class Artifact:
                 arrays[name], self.weights[name] = random_vector(rng, vectors, shape)
             else:
                 block = hadamard if hadamard and math.prod(shape[1:]) % hadamard == 0 else 0
-                lines[name], arrays[name], self.weights[name] = random_matrix(rng, shape, bands, axis, block, entropy)
+                lines[name], arrays[name], self.weights[name] = random_matrix(rng, shape, bands, axis, block, entropy, scaled)
         if padding:
             parts[-1][1]["quern.padding"] = np.zeros(padding, np.uint8)
         self.parts = [(payload_metadata(lines), arrays) for lines, arrays in parts]
@@ -158,6 +158,9 @@ class ExactWeights(LoaderTest):
         "columns_sign": dict(axis="columns", bands=[Band("sign", 0, "log6"), Band("sign", 16, "f16", 2, 0.3),
                                                     Band("q4", 20, share=0.1)]),
         "columns_without_q4": dict(axis="columns", bands=[Band("sign", 32), Band("ternary", 32, "log6", share=0.5)]),
+        "scaled_rows": dict(bands=[Band("ternary", 0), Band("q4", 128, share=0.1)], scaled=True),
+        "scaled_columns": dict(axis="columns", bands=[Band("sign", 64, "log6"), Band("sign", 16, "f16", 2, 0.3),
+                                                      Band("q4", 20, share=0.1)], scaled=True, entropy=True),
         "columns_of_q4_first": dict(axis="columns", bands=[Band("q4", 0, share=0.2), Band("ternary", 5, "log6")]),
     }
 
@@ -383,6 +386,15 @@ class Refusals(LoaderTest):
         artifact.parts[0][1][self.MATRIX][8 + 155] |= 0x80
         artifact.write_payloads()
         self.assert_refused(artifact, "padding bits of scales")
+
+    def test_damaged_column_scales(self):
+        for bits in (0x0000, 0x8001, 0x7c00, 0x7e00):
+            with self.subTest(bits=bits):
+                artifact = self.artifact(f"scales-{bits}", bands=[Band("ternary", 64)], scaled=True)
+                array = artifact.parts[0][1][self.MATRIX]
+                array[260:262] = bits & 255, bits >> 8  # the last of 131
+                artifact.write_payloads()
+                self.assert_refused(artifact, "a column scale is not")
 
     def test_damaged_streams(self):
         """(what becomes of the stream, what the line says beside its length, what the error says)."""

@@ -23,12 +23,12 @@ typedef struct qn_profile {
     double budget_bits;           /* per parameter; 0 in a file: (1-f)*native + f*rescue */
     int64_t max_parameter_factor; /* 16 */
     /* What encoded matrices may use; The public rules allow all of it. */
-    bool two_planes, log6_scales, column_bands, rotation, entropy_coding;
+    bool two_planes, log6_scales, column_bands, rotation, entropy_coding, column_scales;
 } qn_profile;
 
 QN_API qn_profile qn_profile_builtin(qn_track track);
 
-/* The built-in track without second planes, log6 scales, column bands, rotation and entropy coding: rows in the native code, rescued rows in
+/* The built-in track without second planes, log6 scales, column bands, rotation, entropy coding and column scales: rows in the native code, rescued rows in
  * q4, fp16 scales. For a reading of the rules that accepts nothing else. Named "binary-strict", "ternary-strict". */
 QN_API qn_profile qn_profile_strict(qn_track track);
 

@@ -90,9 +90,13 @@ QN_API void qn_log6_grid_pack(float base, float ratio, uint8_t out[QN_LOG6_GRID_
  *   axis columns, sign, ternary   [R, N]
  *   axis columns, q4              [N, R]   each column along itself, so that one scale serves group_size rows of it
  *
+ * With `column_scaled` every column c of the stored matrix has a factor of its own, and decoding multiplies: f32 product of
+ * the weight above and the fp16 factor, rounded to f32.
+ *
  * All bytes are one block, parts in this order without any alignment:
  *   mask                     only with two bands (1 bit a line) or three (2 bits), least significant first: the line's band;
  *                            padding bits 0
+ *   column scales            only with column_scaled: [C] fp16
  *   for each band and plane  grid (log6 only: f32 base, f32 ratio), scales [stored rows, G], codes [stored rows, bytes]
  *
  * With `hadamard` B the codes stand for W S (qn_hadamard_rows), and decoding multiplies by S^T.
@@ -121,12 +125,15 @@ typedef struct qn_encoded {
     qn_axis axis; /* one band: rows */
     int32_t
         hadamard; /* columns of a rotated block: a power of two above 1 that divides cols; 0: not rotated */
-    int n_bands;  /* 1 .. QN_MAX_BANDS */
+    bool column_scaled;
+    int n_bands; /* 1 .. QN_MAX_BANDS */
     qn_band bands[QN_MAX_BANDS];
     int64_t
         stream_bytes; /* of the zlib stream that a file holds: less than the block; 0: it holds the block */
-    const uint8_t *data; /* the block */
-    const uint8_t *mask; /* in the block; NULL for one band */
+    const uint8_t *data;          /* the block */
+    const uint8_t *mask;          /* in the block; NULL for one band */
+    const uint8_t *column_scales; /* in the block; NULL without column_scaled */
+    float *column_values;         /* [C] derived by qn_encoded_bind, owned; NULL without column_scaled */
     int32_t
         *index;  /* derived by qn_encoded_bind, owned. Axis rows: [R] 4 * i + b, the row is line i of band b.
                        Axis columns: [C] the columns of band 0, then of band 1, then of band 2 */
@@ -140,6 +147,8 @@ QN_API int64_t qn_band_cols(const qn_encoded *e, int band); /* stored columns */
 /* Whether a shape is possible: sizes, axis, bands, codecs and rotation fit together and no byte count overflows.
  * QN_E_SHAPE or QN_E_FORMAT; NAME is for messages. */
 QN_NODISCARD QN_API qn_status qn_encoded_check_shape(const qn_encoded *e, const char *name, qn_error *err);
+/* The shape alone, without data. */
+QN_API qn_encoded qn_encoded_shape(const qn_encoded *e);
 QN_API bool qn_encoded_same_shape(const qn_encoded *a, const qn_encoded *b);
 
 /* Roles of stored bytes as the contract's manifest names them. */
@@ -148,7 +157,7 @@ typedef enum qn_role {
     QN_ROLE_TERNARY,
     QN_ROLE_RESCUE,
     QN_ROLE_RESIDUAL, /* codes of second planes */
-    QN_ROLE_SCALE,    /* scales and grids */
+    QN_ROLE_SCALE,    /* scales, of columns too, and grids */
     QN_ROLE_SIDE,     /* masks, vectors */
     QN_ROLE_METADATA,
     QN_ROLE_COUNT
@@ -157,17 +166,23 @@ typedef enum qn_role {
 QN_API const char *qn_role_name(qn_role role);
 
 /* One contiguous part of the block. */
-typedef enum qn_part_kind { QN_PART_MASK, QN_PART_GRID, QN_PART_SCALES, QN_PART_CODES } qn_part_kind;
+typedef enum qn_part_kind {
+    QN_PART_MASK,
+    QN_PART_COLUMN_SCALES,
+    QN_PART_GRID,
+    QN_PART_SCALES,
+    QN_PART_CODES
+} qn_part_kind;
 typedef struct qn_part {
     qn_part_kind kind;
-    int band, plane; /* 0 for the mask */
+    int band, plane; /* 0 for mask and column scales */
     qn_role role;
     int64_t offset, n_bytes; /* in the block */
     int64_t stored_bytes;    /* in a file: n_bytes, or a share of the stream; they add up to it */
     int64_t
         n_weights; /* weights this part stands for: those of the band for the codes of a first plane, else 0 */
 } qn_part;
-enum { QN_MAX_PARTS = 1 + 3 * QN_MAX_BANDS * QN_MAX_PLANES };
+enum { QN_MAX_PARTS = 2 + 3 * QN_MAX_BANDS * QN_MAX_PLANES };
 
 /* Lists the parts of a shape in block order. Returns their number. */
 QN_API int qn_encoded_parts(const qn_encoded *e, qn_part parts[QN_MAX_PARTS]);
@@ -183,7 +198,7 @@ typedef struct qn_plane_arrays {
     uint8_t *grid, *scales, *codes;
 } qn_plane_arrays;
 typedef struct qn_encoded_arrays {
-    uint8_t *mask;
+    uint8_t *mask, *column_scales;
     qn_plane_arrays planes[QN_MAX_BANDS][QN_MAX_PLANES];
 } qn_encoded_arrays;
 
@@ -211,13 +226,13 @@ QN_NODISCARD QN_API qn_status qn_encoded_deflate(const qn_encoded *e, uint8_t **
 QN_NODISCARD QN_API qn_status qn_encoded_inflate(qn_encoded *e, const uint8_t *stream, const char *name,
                                                  qn_error *err);
 
-/* Checks everything a hostile file could break and derives `index` and `values`: the shape, mask against line counts,
- * padding bits, every code legal, every grid legal, every fp16 scale finite and > 0 (exactly 0 is allowed in sign and
+/* Checks everything a hostile file could break and derives `index`, `values` and `column_values`: the shape, mask against line counts,
+ * padding bits, every code legal, every grid legal, every column scale finite and > 0, every fp16 scale too (exactly 0 is allowed in sign and
  * ternary, for a group whose weights are all zero; never in q4). NAME is for messages. On failure *e is unchanged. Cost:
  * one pass over the codes. */
 QN_NODISCARD QN_API qn_status qn_encoded_bind(qn_encoded *e, const char *name, qn_error *err);
 
-/* Frees index and owned; idempotent; a zeroed struct is fine. */
+/* Frees index, column_values and owned; idempotent; a zeroed struct is fine. */
 QN_API void qn_encoded_release(qn_encoded *e);
 
 /* out[n_rows][cols] = dequantised rows [row0, row0 + n_rows), f32. Requires a bound E. Any range; thread-safe. On the

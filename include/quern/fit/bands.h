@@ -57,8 +57,9 @@ typedef struct qn_banded {
     qn_axis axis;
     int n_bands;
     qn_banded_band bands[QN_MAX_BANDS];
-    uint8_t *line_band; /* [lines] */
-} qn_banded;            /* all arrays owned */
+    uint8_t *line_band;      /* [lines] */
+    uint16_t *column_scales; /* [C] fp16 bits that multiply the columns of all the above; NULL: none */
+} qn_banded;                 /* all arrays owned */
 
 /* Allocates zeroed codes and scales for SHAPE. QN_E_ARGUMENT: a code, number of planes or group size that does not exist,
  * or a line of no band. On failure *out is unchanged. */
@@ -67,7 +68,8 @@ QN_NODISCARD QN_API qn_status qn_banded_alloc(const qn_band_shape *shape, qn_ban
 /* Idempotent; a zeroed struct is fine. */
 QN_API void qn_banded_release(qn_banded *banded);
 
-/* out[R, C] = the weights the codes and fp16 scales stand for: s1 q1 + s2 q2, products and sum in f32. */
+/* out[R, C] = the weights the codes and fp16 scales stand for: s1 q1 + s2 q2, products and sum in f32, times the column
+ * scale in f32. */
 QN_API void qn_banded_decode(const qn_banded *banded, float *out);
 
 /* The bands of a packed shape, with the bands of its lines (borrowed; NULL: all in band 0). */

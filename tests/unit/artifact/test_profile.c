@@ -62,6 +62,9 @@ static void test_strict(void **state) {
     e.stream_bytes = 7;
     assert_string_equal(qn_profile_forbids(&p, &e), "entropy coding");
     p.entropy_coding = true;
+    e.column_scaled = true;
+    assert_string_equal(qn_profile_forbids(&p, &e), "column scales");
+    p.column_scales = true;
     assert_null(qn_profile_forbids(&p, &e));
 }
 
@@ -87,7 +90,8 @@ static void test_profile_file(void **state) {
     assert_int_equal(p.max_parameter_factor, 16);
     assert_true(p.two_planes && p.log6_scales && p.column_bands && p.rotation && p.entropy_coding);
 
-    write_text(folder, "profile.json", "{\"two_planes\": false, \"rotation\": false, \"entropy_coding\": false}");
+    write_text(folder, "profile.json",
+               "{\"two_planes\": false, \"rotation\": false, \"entropy_coding\": false}");
     expect_ok(qn_profile_load(path, QN_TRACK_BINARY, &p, &err), &err);
     assert_true(!p.two_planes && p.log6_scales && p.column_bands && !p.rotation && !p.entropy_coding);
 

@@ -392,6 +392,8 @@ static void test_spec_lines(void **state) {
         "768x256 columns 200 ternary/64/log6 40 ternary+ternary/64/log6 16 q4/128/f16 hadamard/128",
         "768x256 rows 768 ternary/0/log6 zlib/40512", /* one less than the block */
         "768x256 rows 768 sign/0/f16 hadamard/256 zlib/26",
+        "8x6 rows 8 sign/0/f16 column-scales",
+        "768x256 columns 200 ternary/64/log6 56 q4/128/f16 column-scales hadamard/128 zlib/30000",
     };
     for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
         qn_encoded e = {0};
@@ -412,6 +414,9 @@ static void test_spec_lines(void **state) {
     assert_int_equal(e.stream_bytes, 0);
     assert_ok(qn_packed_spec_parse(good[6], "f", &e, err));
     assert_int_equal(e.stream_bytes, 26);
+    assert_false(e.column_scaled);
+    assert_ok(qn_packed_spec_parse(good[8], "f", &e, err));
+    assert_true(e.column_scaled && e.hadamard == 128 && e.stream_bytes == 30000);
 
     static const char *const bad[] = {
         "",
@@ -457,6 +462,10 @@ static void test_spec_lines(void **state) {
         "8x6 rows 8 sign/0/f16 hadamard/2 ",
         "8x6 rows hadamard/2 8 sign/0/f16",
         "9999999999x99999999999999 rows 9999999999 sign/0/f16",
+        "8x6 rows 8 sign/0/f16 column-scale",
+        "8x6 rows 8 sign/0/f16 column-scaleshadamard/2",
+        "8x6 rows 8 sign/0/f16 hadamard/2 column-scales",
+        "8x6 rows 8 sign/0/f16 column-scales column-scales",
         "8x600 rows 8 sign/0/f16 zlib/",
         "8x600 rows 8 sign/0/f16 zlib/0",
         "8x600 rows 8 sign/0/f16 zlib/-5",

@@ -42,6 +42,10 @@ static void fill(const qn_encoded *e, const qn_encoded_arrays *a) {
         left[b]--;
         qn_mask_set(a->mask, e->n_bands, line, b);
     }
+    for (int64_t c = 0; e->column_scaled && c < e->cols; c++) {
+        const uint16_t factor = (uint16_t)(0x3800 + next_random() % 0x800); /* 0.5 .. 2 */
+        memcpy(a->column_scales + 2 * c, &factor, sizeof factor);
+    }
     for (int b = 0; b < e->n_bands; b++) {
         const qn_codec codec = e->bands[b].codec;
         const int64_t rows = qn_band_rows(e, b), cols = qn_band_cols(e, b);
@@ -141,8 +145,8 @@ static void decode_plainly(const qn_encoded *e, float *out) {
     const bool by_rows = e->axis == QN_AXIS_ROWS;
     const int64_t n_lines = by_rows ? e->rows : e->cols;
     const int bits = e->n_bands == 3 ? 2 : e->n_bands - 1;
-    const uint8_t *mask = e->data;
-    reader r = {e->data + (n_lines * bits + 7) / 8};
+    const uint8_t *mask = e->data, *factors = mask + (n_lines * bits + 7) / 8;
+    reader r = {factors + (e->column_scaled ? 2 * e->cols : 0)};
     float *dense = malloc(sizeof *dense * (size_t)(e->rows * e->cols));
     for (int b = 0; b < e->n_bands; b++) {
         const qn_band *band = &e->bands[b];
@@ -164,6 +168,10 @@ static void decode_plainly(const qn_encoded *e, float *out) {
         }
     }
     assert_ptr_equal(r.at, e->data + qn_encoded_bytes(e));
+    for (int64_t i = 0; e->column_scaled && i < e->rows * e->cols; i++) {
+        const uint8_t *factor = factors + 2 * (i % e->cols);
+        out[i] *= qn_f16_to_f32((uint16_t)(factor[0] | factor[1] << 8));
+    }
     free(dense);
 }
 
@@ -206,6 +214,8 @@ static void test_decoding(void **state) {
         qn_encoded turned = three_bands((qn_axis)axis, ternary_log, q4);
         turned.hadamard = 32;
         check_decoding(turned);
+        turned.column_scaled = true;
+        check_decoding(turned);
         qn_encoded two = three_bands((qn_axis)axis, ternary, q4_log);
         two.n_bands = 2;
         two.bands[0].n_lines = 3;
@@ -215,6 +225,8 @@ static void test_decoding(void **state) {
     for (qn_code code = QN_CODE_SIGN; code <= QN_CODE_Q4; code++) {
         const qn_band band = {{code, 100, QN_SCALE_LOG6}, 1, ROWS, {{0}}};
         check_decoding((qn_encoded){.rows = ROWS, .cols = COLS, .n_bands = 1, .bands = {band}});
+        check_decoding(
+            (qn_encoded){.rows = ROWS, .cols = COLS, .column_scaled = true, .n_bands = 1, .bands = {band}});
     }
 }
 
@@ -278,6 +290,11 @@ static void test_same_shape(void **state) {
     b = a;
     b.stream_bytes = 1000;
     assert_false(qn_encoded_same_shape(&a, &b));
+    b = a;
+    b.column_scaled = true;
+    assert_false(qn_encoded_same_shape(&a, &b));
+    b = qn_encoded_shape(&b);
+    assert_true(b.column_scaled && b.bands[2].n_lines == a.bands[2].n_lines);
 }
 
 static void test_mask_bits(void **state) {
@@ -380,6 +397,27 @@ static void test_damage_is_named(void **state) {
     }
 }
 
+static void test_column_scales_are_checked(void **state) {
+    (void)state;
+    static const uint16_t bad[] = {0, 0x8001, 0xbc00, 0x7c00, 0x7e00};
+    qn_encoded shape = three_bands(QN_AXIS_COLUMNS, ternary_log, q4), e;
+    shape.column_scaled = true;
+    qn_encoded_arrays arrays;
+    qn_part parts[QN_MAX_PARTS];
+    e = make(shape, &arrays);
+    assert_int_equal(qn_encoded_parts(&e, parts), 13);
+    assert_int_equal(parts[1].kind, QN_PART_COLUMN_SCALES);
+    assert_int_equal(parts[1].role, QN_ROLE_SCALE);
+    assert_int_equal(parts[1].n_bytes, 2 * COLS);
+    for (size_t i = 0; i < sizeof bad / sizeof bad[0]; i++) {
+        qn_error err = {0};
+        memcpy(arrays.column_scales + 2 * 1234, &bad[i], 2);
+        assert_int_equal(qn_encoded_bind(&e, "w", &err), QN_E_VALUE);
+        assert_non_null(strstr(err.message, "of column 1234"));
+    }
+    qn_encoded_release(&e);
+}
+
 static void test_padding_of_the_mask(void **state) {
     (void)state;
     qn_encoded_arrays arrays;
@@ -450,6 +488,7 @@ int main(void) {
         cmocka_unit_test(test_same_shape),
         cmocka_unit_test(test_mask_bits),
         cmocka_unit_test(test_damage_is_named),
+        cmocka_unit_test(test_column_scales_are_checked),
         cmocka_unit_test(test_padding_of_the_mask),
         cmocka_unit_test(test_zero_scale_of_a_native_group_is_legal),
         cmocka_unit_test(test_alloc_refuses_impossible_shapes),
