@@ -50,6 +50,16 @@ static bool needs_loss(const qn_compress_options *options) {
     return !options->start || options->recipe->distill.loss == QN_RECIPE_LOSS_FISHER;
 }
 
+/* Training knows weights by their codes and scales of groups alone. */
+static qn_status check_column_scales(const qn_recipe *recipe, qn_error *err) {
+    if (!recipe->column_scales || (recipe->distill.steps == 0 && recipe->finetune.steps == 0)) return QN_OK;
+    return qn_fail(
+        err, QN_E_ARGUMENT,
+        "recipe '%s': quantize.column_scales goes with no training; leave it out, or distill.steps and "
+        "finetune.steps",
+        recipe->name);
+}
+
 qn_status qni_calibrated_open(const qn_compress_options *options, const qn_model *model,
                               const qn_context *ctx, qni_calibrated *out, qn_error *err) {
     const int64_t hadamard = options->recipe->hadamard;
@@ -58,6 +68,7 @@ qn_status qni_calibrated_open(const qn_compress_options *options, const qn_model
         return qn_fail(err, QN_E_ARGUMENT,
                        "recipe '%s': quantize.hadamard is %lld; expected a power of two or 0",
                        options->recipe->name, (long long)hadamard);
+    QN_TRY(check_column_scales(options->recipe, err));
     qni_calibrated c = {.options = options, .model = model};
     c.layout = qn_checkpoint_layout(qn_model_checkpoint(model));
     qn_status status = read_text(&c, ctx, err);
@@ -108,7 +119,11 @@ static qni_plan_matrix matrix_of(const qni_calibrated *c, int64_t entry) {
     const qn_layout_entry *e = &c->layout->entries[entry];
     const qn_axis axis = e->layer < 0 ? QN_AXIS_ROWS : c->options->recipe->lines;
     const qni_matrix_losses *losses = &c->loss.matrices[entry];
-    qni_plan_matrix m = {.rows = e->rows, .cols = e->cols, .axis = axis, .n_bases = losses->n_bases};
+    qni_plan_matrix m = {.rows = e->rows,
+                         .cols = e->cols,
+                         .axis = axis,
+                         .column_scaled = c->options->recipe->column_scales,
+                         .n_bases = losses->n_bases};
     for (int b = 0; b < m.n_bases; b++) {
         const qni_line_losses *basis = &losses->bases[b];
         m.bases[b] = (qni_plan_basis){.hadamard = basis->hadamard,

@@ -27,6 +27,7 @@ qn_hessian_fit_options qni_fit_options_of(const qn_recipe *recipe) {
     options.damping = recipe->damping;
     options.activation_order = recipe->activation_order;
     options.error_decay = recipe->error_decay;
+    options.rate = recipe->rate;
     options.sweeps = (int)recipe->sweeps;
     return options;
 }

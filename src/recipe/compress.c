@@ -102,7 +102,7 @@ static qn_status reserve_output(qni_job *j, qn_error *err) {
 
 static qn_status write_unverified(qni_job *j, qn_error *err) {
     qn_artifact_result written;
-    QN_TRY(qn_artifact_write(j->plan, j->unverified, j->way->provide, j, j->ctx, &written, err));
+    QN_TRY(qn_artifact_write(j->plan, j->unverified, qni_entropy_provide, j, j->ctx, &written, err));
     qn_compress_result *r = &j->result;
     r->bytes = written.bytes;
     r->rescued_parameters = written.rescued_parameters;
@@ -162,6 +162,7 @@ static qn_status run(qni_job *j, qn_error *err) {
     /* The teacher is scored first: unreadable documents must not cost a whole run. */
     if (j->options->documents) QN_TRY(score_teacher(j, err));
     QN_TRY(j->way->prepare(j, err));
+    QN_TRY(qni_entropy_fix(j, err));
     QN_TRY(write_unverified(j, err));
     QN_TRY(verify_and_publish(j, err));
     if (j->options->documents) {
@@ -194,6 +195,7 @@ qn_status qn_compress(const qn_compress_options *options, const qn_context *ctx,
     remove_unverified(&j);
     qn_compress_result_release(&j.result);
     j.way->release(&j);
+    free(j.stream_bytes);
     qn_artifact_plan_free(j.plan);
     qn_model_close(j.teacher);
     return st;

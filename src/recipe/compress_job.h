@@ -30,9 +30,16 @@ struct qni_job {
     const qn_layout *layout;
     qn_artifact_plan *plan;
     int64_t max_rescued_weights; /* by recipe and profile */
-    char *unverified;            /* where the artifact stands until it has passed its gates */
+    int64_t *stream_bytes; /* owned [layout.n]: of each matrix, or NULL without entropy coding (entropy.c) */
+    char *unverified;      /* where the artifact stands until it has passed its gates */
     qn_compress_result result;
 };
+
+/* Entropy coding, where the recipe asks for it: measures the stream of every matrix, and fixes the plan anew with them. */
+QN_NODISCARD qn_status qni_entropy_fix(qni_job *job, qn_error *err);
+
+/* A qn_artifact_provider, user: the job. The way's matrices with the streams that were measured. */
+qn_status qni_entropy_provide(void *user, int64_t entry, qn_encoded *out, qn_error *err);
 
 /* Says the minimum and what sets it (SETTING: "sign codes with one fp16 scale per row"): the one thing a user needs to choose
  * another budget. ADVICE may be empty. */

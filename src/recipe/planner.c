@@ -52,7 +52,11 @@ static int64_t lines_of(const qni_plan_matrix *m) {
 /* The shape with these counts; bands without lines are left out, and one band alone lies along the rows. */
 static qn_encoded shape_of(const qni_plan_matrix *m, const qni_band_codecs *codecs, int basis,
                            const int64_t n_lines[QNI_BAND_KIND_COUNT]) {
-    qn_encoded e = {.rows = m->rows, .cols = m->cols, .axis = m->axis, .hadamard = m->bases[basis].hadamard};
+    qn_encoded e = {.rows = m->rows,
+                    .cols = m->cols,
+                    .axis = m->axis,
+                    .hadamard = m->bases[basis].hadamard,
+                    .column_scaled = m->column_scaled};
     for (int k = 0; k < QNI_BAND_KIND_COUNT; k++) {
         if (n_lines[k] == 0) continue;
         e.bands[e.n_bands++] = (qn_band){

@@ -41,6 +41,7 @@ typedef struct qni_plan_basis {
 typedef struct qni_plan_matrix {
     int64_t rows, cols;
     qn_axis axis;
+    bool column_scaled;
     bool is_forced; /* all lines are of the kind `forced` */
     qni_band_kind forced;
     int n_bases;

@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "quern/fit/bands.h"
+#include "quern/fit/column_scales.h"
 #include "quern/fit/moments.h"
 #include "quern/fit/statistics.h"
 #include "quern/model/stepper.h"
@@ -107,21 +108,55 @@ static qn_status find_start(const prefix *p, const qn_banded *banded, const floa
     return status;
 }
 
+/* Column scales chosen for W, and folded into it and a copy of the metric. *scales and *folded are the caller's, on failure
+ * too. */
+static qn_status fold_column_scales(const qn_layout_entry *e, const float *hessian, float *w,
+                                    uint16_t **scales, float **folded, qn_error *err) {
+    const int64_t n = e->cols;
+    float *diagonal = NULL;
+    QN_TRY(QNI_ALLOC(*scales, n, "column scales", err));
+    QN_TRY(QNI_ALLOC(*folded, n * n, "second moments", err));
+    QN_TRY(QNI_ALLOC(diagonal, n, "column scales", err));
+    memcpy(*folded, hessian, (size_t)(n * n) * sizeof **folded);
+    for (int64_t j = 0; j < n; j++) diagonal[j] = hessian[j * n + j];
+    const qn_status status = qn_column_scales(w, diagonal, e->rows, n, *scales, err);
+    free(diagonal);
+    if (status == QN_OK) qn_column_scales_fold(*scales, e->rows, n, w, *folded);
+    return status;
+}
+
+/* Codes and scales of W; with column scales W becomes what these leave for them. */
+static qn_status fit_bands(const prefix *p, int64_t entry, const float *hessian, float *w, qn_banded *out,
+                           qn_hessian_fit_report *report, qn_error *err) {
+    const qni_plan_choice *choice = &p->job->choices[entry];
+    const qn_band_shape shape = qn_band_shape_of(&choice->shape, choice->line_band);
+    const qn_hessian_fit_options *options = &p->job->options.fit;
+    float *folded = NULL;
+    uint16_t *scales = NULL;
+    if (!choice->shape.column_scaled)
+        return qn_hessian_fit(w, hessian, &shape, options, p->ctx, out, report, err);
+    qn_status status = fold_column_scales(&p->layout->entries[entry], hessian, w, &scales, &folded, err);
+    if (status == QN_OK) status = qn_hessian_fit(w, folded, &shape, options, p->ctx, out, report, err);
+    free(folded);
+    if (status == QN_OK)
+        out->column_scales = scales;
+    else
+        free(scales);
+    return status;
+}
+
 /* *target, owned: where training is to begin; NULL without tuning. */
 static qn_status fit(const prefix *p, int64_t entry, const metric *m, qn_encoded *out, float **target,
                      double *relative_error, qn_error *err) {
     const qn_layout_entry *e = &p->layout->entries[entry];
-    const qni_plan_choice *choice = &p->job->choices[entry];
-    const qn_band_shape shape = qn_band_shape_of(&choice->shape, choice->line_band);
-    const int32_t rotation = choice->shape.hadamard;
+    const int32_t rotation = p->job->choices[entry].shape.hadamard;
     qn_hessian_fit_report report = {0};
     qn_banded banded = {0};
     float *w = qni_alloc_array(e->rows * e->cols, sizeof *w);
     if (!w) return qni_fail_nomem(err, e->name);
     qn_status status = make_target(p, entry, m, w, err);
     const float *hessian = rotation ? m->rotated : m->hessian;
-    if (status == QN_OK)
-        status = qn_hessian_fit(w, hessian, &shape, &p->job->options.fit, p->ctx, &banded, &report, err);
+    if (status == QN_OK) status = fit_bands(p, entry, hessian, w, &banded, &report, err);
     if (status == QN_OK && keeps_targets(p)) status = find_start(p, &banded, hessian, w, err);
     if (status == QN_OK) status = qn_banded_encode(&banded, rotation, e->name, out, err);
     qn_banded_release(&banded);

@@ -24,14 +24,14 @@ static qn_status check_same(const qn_layout *start, const qn_layout *teacher, co
     return QN_OK;
 }
 
-/* The shape of E, good wherever only sizes are asked for. */
-static qn_encoded shape_only(const qn_encoded *e) {
-    qn_encoded shape = *e;
-    shape.data = shape.mask = NULL;
-    shape.index = NULL;
-    shape.owned = NULL;
-    for (int b = 0; b < QN_MAX_BANDS; b++) memset(shape.bands[b].planes, 0, sizeof shape.bands[b].planes);
-    return shape;
+/* Training knows weights by their codes and scales of groups alone; streams are made anew. */
+static qn_status take_shape(const qn_encoded *e, const char *path, const char *name, qn_encoded *shape,
+                            qn_error *err) {
+    if (e->column_scaled)
+        return qn_fail(err, QN_E_UNSUPPORTED, "%s: %s has column scales, which are not trained", path, name);
+    *shape = qn_encoded_shape(e);
+    shape->stream_bytes = 0;
+    return QN_OK;
 }
 
 qn_status qni_start_shapes(const qn_checkpoint *start, const qn_layout *teacher, qn_encoded **shapes,
@@ -41,18 +41,21 @@ qn_status qni_start_shapes(const qn_checkpoint *start, const qn_layout *teacher,
     QN_TRY(check_same(layout, teacher, path, err));
     qn_encoded *found = qni_alloc_array(layout->n, sizeof *found);
     if (!found) return qni_fail_nomem(err, "the shapes of matrices");
-    for (int64_t i = 0; i < layout->n; i++) {
+    qn_status status = QN_OK;
+    for (int64_t i = 0; i < layout->n && status == QN_OK; i++) {
         const qn_weight *w = qn_checkpoint_weight(start, i);
         if (!layout->entries[i].is_matrix) continue;
-        if (w->kind != QN_WEIGHT_ENCODED) {
-            free(found);
-            return qn_fail(err, QN_E_ARGUMENT, "%s: %s is in no code; compress the model first", path,
-                           layout->entries[i].name);
-        }
-        found[i] = shape_only(&w->encoded);
+        if (w->kind == QN_WEIGHT_ENCODED)
+            status = take_shape(&w->encoded, path, layout->entries[i].name, &found[i], err);
+        else
+            status = qn_fail(err, QN_E_ARGUMENT, "%s: %s is in no code; compress the model first", path,
+                             layout->entries[i].name);
     }
-    *shapes = found;
-    return QN_OK;
+    if (status == QN_OK)
+        *shapes = found;
+    else
+        free(found);
+    return status;
 }
 
 static qn_status fill_matrix(const qn_layout_entry *e, int64_t entry, const qn_encoded *encoded,

@@ -20,6 +20,9 @@
  *       rotate: all           # matrices that blocks of that many columns divide, or `measured`: those that lose less by it
  *       inputs: student       # that the second moments are taken from, or `teacher`
  *       target_blend: 0.5     # from the teacher's weights (0) to the teacher's outputs (1)
+ *       column_scales: false  # or true: a factor for each column beside the scales of groups; not with training
+ *       entropy: none         # or zlib: matrices as zlib streams where these are smaller; the plan is then the most it takes
+ *       rate: 0               # price of a trit that is not 0 in the descent (quern/fit/hessian_fit.h)
  *     plan:
  *       errors: measured      # what codes lose of a matrix: a fit of a sample of its rows, or `normal`, that of normal weights
  *       sensitivity: fisher   # of the matrices, or `measured`: corrected by what a change of each does to the head
@@ -124,8 +127,8 @@ typedef struct qn_recipe {
     qn_axis lines;
     int64_t planes, sweeps, hadamard;
     qn_scale_code scales;
-    double damping, error_decay, target_blend;
-    bool activation_order, student_inputs;
+    double damping, error_decay, target_blend, rate;
+    bool activation_order, student_inputs, entropy_coding, column_scales;
     bool measured_rotation; /* chosen for each matrix; implies measured errors */
     bool measured_errors;
     bool measured_sensitivity;

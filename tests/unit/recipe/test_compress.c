@@ -82,6 +82,40 @@ static void test_plan_is_the_file(void **state) {
     bench_close(&b);
 }
 
+/* With entropy coding the plan is a bound: the file ends where its streams end, and every gate takes it. Asked for before the
+ * recipe of a file could: the data-free way, which is quick. */
+static void test_plan_bounds_entropy_coding(void **state) {
+    (void)state;
+    char sha256[2][QN_SHA256_HEX];
+    for (int archive = 0; archive < 2; archive++) {
+        bench b;
+        bench_open(&b, archive ? "a.zip" : "a");
+        b.recipe.entropy_coding = true;
+        b.options.dry_run = true;
+        const qn_compress_result plan = run(&b, 1);
+        b.options.dry_run = false;
+        const qn_compress_result result = run(&b, 2);
+        assert_true(result.bytes < plan.bytes);
+        if (archive) assert_int_equal(file_bytes(b.out), result.bytes);
+        assert_int_equal(result.parameters, plan.parameters);
+        int64_t sum = 0;
+        for (int role = 0; role < QN_ROLE_COUNT; role++) sum += result.role_bytes[role];
+        assert_int_equal(sum, result.bytes);
+        for (int again = 0; archive && again < 2; again++) {
+            assert_int_equal(unlink(b.out), 0);
+            memcpy(sha256[again], run(&b, 1 + again).sha256, QN_SHA256_HEX);
+            assert_string_equal(sha256[again], result.sha256);
+        }
+        b.profile.entropy_coding = false;
+        qn_compress_result refused = {0};
+        char *other = path_in(b.root, "b.zip");
+        b.options.output = other;
+        assert_error(qn_compress(&b.options, NULL, &refused, err), QN_E_REJECTED, "forbids entropy coding");
+        free(other);
+        bench_close(&b);
+    }
+}
+
 /* Every budget from the minimum on is kept, and met to the byte while it binds. */
 static void test_budgets(void **state) {
     (void)state;
@@ -290,6 +324,7 @@ static void test_vector_not_finite(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_plan_is_the_file),
+        cmocka_unit_test(test_plan_bounds_entropy_coding),
         cmocka_unit_test(test_budgets),
         cmocka_unit_test(test_gates_bind),
         cmocka_unit_test(test_coarser_groups_when_they_must),

@@ -114,7 +114,7 @@ static const char k_all_calibrated[] =
     "  sweeps: 7\n  damping: 0.25\n  order: natural\n"
     "  error_decay: 0.5\n  hadamard: 16\n  rotate: measured\n"
     "  inputs: teacher\n"
-    "  target_blend: 0.75\nplan:\n  errors: normal\n"
+    "  target_blend: 0.75\n  column_scales: true\n  entropy: zlib\n  rate: 0.125\nplan:\n  errors: normal\n"
     "  sensitivity: measured\n  probe_tokens: 512\noverrides:\n  - match: v_proj\n"
     "    code: q4\n  - {match: '[kq]_proj$', code: single}\n"
     "rescue:\n  max_fraction: 0.025\n";
@@ -137,6 +137,7 @@ static void test_every_calibrated_setting(void **state) {
     assert_true(r.measured_rotation && r.measured_sensitivity && !r.measured_errors);
     assert_int_equal(r.probe_tokens, 512);
     assert_false(r.student_inputs);
+    assert_true(r.column_scales && r.entropy_coding && r.rate == 0.125);
     assert_true(r.max_rescue_fraction == 0.025);
     assert_int_equal(r.n_overrides, 2);
     assert_string_equal(r.overrides[0].match, "v_proj");
@@ -170,7 +171,8 @@ static void test_digest_of_a_calibrated_recipe(void **state) {
     (void)state;
     static const char other_layout[] =
         "rescue: {max_fraction: 25e-3}\noverrides: [{code: q4, match: v_proj}, {match: \"[kq]_proj$\", code: "
-        "single}] # two\n\nquantize: {target_blend: 75e-2, inputs: teacher, hadamard: 16, rotate: measured, "
+        "single}] # two\n\nquantize: {rate: .125, entropy: zlib, column_scales: true, target_blend: 75e-2, "
+        "inputs: teacher, hadamard: 16, rotate: measured, "
         "error_decay: .5,\n "
         "order: natural, damping: 0.250, sweeps: 7, scales: f16, planes: 1, lines: rows, group_size: 32,\n "
         "fit: feedback}\nplan: {probe_tokens: 512, sensitivity: measured, errors: normal}\ncalibrate: "
@@ -194,6 +196,9 @@ static void test_digest_of_a_calibrated_recipe(void **state) {
                                              {"probe_tokens: 512", "probe_tokens: 513"},
                                              {"inputs: teacher", "inputs: student"},
                                              {"blend: 0.75", "blend: 0.76"},
+                                             {"column_scales: true", "column_scales: false"},
+                                             {"entropy: zlib", "entropy: none"},
+                                             {" rate: 0.125", " rate: 0.25"},
                                              {"match: v_proj", "match: w_proj"},
                                              {"code: q4", "code: double"},
                                              {"fraction: 0.025", "fraction: 0.026"}};
@@ -213,8 +218,9 @@ static void test_digest_of_a_calibrated_recipe(void **state) {
 static void test_calibrated_settings_in_a_data_free_recipe(void **state) {
     (void)state;
     static const char *const settings[] = {
-        "lines: rows",    "planes: 2",      "scales: f16", "sweeps: 1",       "damping: 0.1",
-        "order: natural", "error_decay: 1", "hadamard: 8", "inputs: teacher", "target_blend: 1"};
+        "lines: rows",    "planes: 2",      "scales: f16",        "sweeps: 1",       "damping: 0.1",
+        "order: natural", "error_decay: 1", "hadamard: 8",        "inputs: teacher", "target_blend: 1",
+        "entropy: zlib",  "rate: 0",        "column_scales: true"};
     for (size_t i = 0; i < sizeof settings / sizeof settings[0]; i++) {
         qn_recipe recipe = {.name = "untouched"};
         char text[128], words[128];
@@ -337,6 +343,9 @@ static void test_refused(void **state) {
         {"name: x\ncalibrate: {}\nquantize:\n  error_decay: 1.1\n", QN_E_VALUE, "error_decay is '1.1'"},
         {"name: x\ncalibrate: {}\nquantize:\n  inputs: both\n", QN_E_VALUE, "is 'both'|teacher, student"},
         {"name: x\ncalibrate: {}\nquantize:\n  target_blend: 2\n", QN_E_VALUE, "target_blend is '2'"},
+        {"name: x\ncalibrate: {}\nquantize:\n  rate: -1\n", QN_E_VALUE, "rate is '-1'"},
+        {"name: x\ncalibrate: {}\nquantize:\n  entropy: lzma\n", QN_E_VALUE, "'lzma'; expected none, zlib"},
+        {"name: x\ncalibrate: {}\nquantize:\n  column_scales: 1\n", QN_E_VALUE, "expected false, true"},
         {"name: x\ncalibrate: {}\nquantize:\n  hadamard: 16385\n", QN_E_VALUE,
          "hadamard is '16385'|0 to 16384"},
         {"name: x\ncalibrate: {}\noverrides:\n  - {match: '[', code: q4}\n", QN_E_VALUE,
