@@ -20,6 +20,18 @@ void qni_holdout_release(qni_holdout *holdout) {
     *holdout = (qni_holdout){0};
 }
 
+static qn_status check_options(const qn_tune_options *o, qn_error *err) {
+    if (o->steps < 0 || o->batch < 1 || !(o->lr > 0) || !(o->temperature >= 0) ||
+        !(o->soft_part >= 0 && o->soft_part <= 1) || !(o->validation_part >= 0 && o->validation_part < 1) ||
+        o->validations < 0 || o->patience < 0)
+        return qn_fail(err, QN_E_ARGUMENT,
+                       "%lld steps of %lld sequences at rate %g, temperature %g for %g of the steps, %g held "
+                       "back for %lld validations, patience %lld: these make no run",
+                       (long long)o->steps, (long long)o->batch, o->lr, o->temperature, o->soft_part,
+                       o->validation_part, (long long)o->validations, (long long)o->patience);
+    return QN_OK;
+}
+
 static qn_status check_amount(const qn_sequences *sequences, int64_t n_validation, const qn_tune_options *o,
                               qn_error *err) {
     const int64_t needed = n_validation + o->batch, n_tokens = sequences->starts[sequences->n];
@@ -36,6 +48,7 @@ qn_status qni_holdout_make(const qn_sequences *sequences, const qn_tune_options 
                            qn_error *err) {
     qni_holdout holdout = {0};
     const int64_t n = sequences->n;
+    QN_TRY(check_options(o, err));
     int64_t held = (int64_t)ceil(o->validation_part * (double)n);
     if (held > n) held = n;
     QN_TRY(check_amount(sequences, held, o, err));
@@ -97,17 +110,6 @@ typedef struct tuning {
     int64_t epoch;  /* of the order; -1: none yet */
     qn_trainable_mark mark;
 } tuning;
-
-static qn_status check_options(const qn_tune_options *o, qn_error *err) {
-    if (o->steps < 0 || o->batch < 1 || !(o->lr > 0) || !(o->temperature >= 0) ||
-        !(o->soft_part >= 0 && o->soft_part <= 1) || !(o->validation_part >= 0 && o->validation_part < 1))
-        return qn_fail(err, QN_E_ARGUMENT,
-                       "%lld steps of %lld sequences at rate %g, temperature %g for %g of the steps, %g held "
-                       "back: these make no run",
-                       (long long)o->steps, (long long)o->batch, o->lr, o->temperature, o->soft_part,
-                       o->validation_part);
-    return QN_OK;
-}
 
 qn_status qni_measure(qn_trainable *t, const qni_tuned_loss *loss, const int64_t *list, int64_t n,
                       int64_t batch, const qn_context *ctx, double *mean, qn_error *err) {
@@ -251,12 +253,10 @@ qn_status qni_tune(qn_trainable *t, const qni_tuned_loss *loss, const qni_holdou
     tuning r = {.t = t, .loss = loss, .holdout = holdout, .options = options, .ctx = ctx, .epoch = -1};
     qn_tune_report report = {.n_train = holdout->n_train, .n_validation = holdout->n_validation};
     qn_error own = {0};
-    QN_TRY(check_options(options, err));
     qn_status status = prepare(&r, first_loss, err);
     if (status == QN_OK) {
-        status = run_steps(&r, &own);
+        status = finish(&r, run_steps(&r, &own), &report, &own);
         if (status != QN_OK && err) *err = own;
-        status = finish(&r, status, &report, &own);
     }
     free(r.order);
     free(r.list);

@@ -12,7 +12,7 @@ typedef struct qni_tuned_loss {
     void *user;
 } qni_tuned_loss;
 
-/* The numbers of the sequences that are held back, spread evenly, and of the others. */
+/* The numbers of the sequences that are held back, spread evenly, and of the others; made for options that make sense alone. */
 typedef struct qni_holdout {
     int64_t *train, *validation; /* owned */
     int64_t n_train, n_validation;
