@@ -69,6 +69,10 @@ qn_status qni_calibrated_open(const qn_compress_options *options, const qn_model
                        "recipe '%s': quantize.hadamard is %lld; expected a power of two or 0",
                        options->recipe->name, (long long)hadamard);
     QN_TRY(check_column_scales(options->recipe, err));
+    if (options->recipe->overbook > 0 && !options->recipe->entropy_coding)
+        return qn_fail(err, QN_E_ARGUMENT,
+                       "recipe '%s': plan.overbook counts on entropy coding; add quantize.entropy: zlib",
+                       options->recipe->name);
     qni_calibrated c = {.options = options, .model = model};
     c.layout = qn_checkpoint_layout(qn_model_checkpoint(model));
     qn_status status = read_text(&c, ctx, err);

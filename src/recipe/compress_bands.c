@@ -66,10 +66,16 @@ static qn_status show_plan(qni_job *job, const qni_calibrated *c, qn_error *err)
     return QN_OK;
 }
 
+/* The bytes before entropy coding: what it saves may be spent at once, by a guess that qni_entropy_fix checks. */
+static int64_t planned_budget(const qni_job *job) {
+    const int64_t budget = job->result.budget_bytes;
+    return budget + (int64_t)(job->options->recipe->overbook * (double)budget);
+}
+
 /* The smallest file that fits the budget with what the planner chooses. */
 static qn_status choose_bands(qni_job *job, bands *b, qn_error *err) {
     qn_compress_result *r = &job->result;
-    const qn_status status = qni_calibrated_plan(&b->calibrated, job->plan, r->budget_bytes,
+    const qn_status status = qni_calibrated_plan(&b->calibrated, job->plan, planned_budget(job),
                                                  job->max_rescued_weights, &r->minimum_bytes, err);
     if (status == QN_E_BUDGET) return fail_budget(job, r->minimum_bytes, err);
     r->bytes = b->calibrated.file_bytes;
@@ -134,23 +140,39 @@ static qn_status text_sha256(const qn_calibration_text *text, char hex[QN_SHA256
     return qn_sha256_of_memory(text->ids, (size_t)(text->n * text->context) * sizeof *text->ids, hex, err);
 }
 
+/* What the plan made of every matrix: a budget, a name or a version may move it. */
+static qn_status shapes_sha256(const qni_job *job, const qn_encoded *shapes, char hex[QN_SHA256_HEX],
+                               qn_error *err) {
+    qn_sha256 *hash = NULL;
+    QN_TRY(qn_sha256_new(&hash, err));
+    for (int64_t i = 0; i < job->layout->n; i++) {
+        char spec[QN_PACKED_SPEC_BYTES];
+        if (!job->layout->entries[i].is_matrix) continue;
+        qn_packed_spec_format(&shapes[i], spec);
+        qn_sha256_update(hash, spec, strlen(spec) + 1);
+    }
+    qn_sha256_hex(hash, hex);
+    qn_sha256_free(hash);
+    return QN_OK;
+}
+
 /* Everything that decides the bytes of a matrix as it is fitted. */
 static qn_status make_fitted_key(const qni_job *job, const bands *b, const qn_recipe *recipe,
                                  char key[QN_SHA256_HEX], qn_error *err) {
-    char weights[QN_SHA256_HEX], start[QN_SHA256_HEX] = "none", ids[QN_SHA256_HEX], text[1024];
+    char weights[QN_SHA256_HEX], start[QN_SHA256_HEX] = "none", ids[QN_SHA256_HEX], shapes[QN_SHA256_HEX],
+                                 text[1024];
     qn_isa isa;
     QN_TRY(qn_isa_select(&isa, err));
     QN_TRY(qn_checkpoint_sha256(job->source, job->ctx, weights, err));
     if (b->start) QN_TRY(qn_checkpoint_sha256(b->start, job->ctx, start, err));
     QN_TRY(text_sha256(&b->calibrated.text, ids, err));
+    QN_TRY(shapes_sha256(job, b->calibrated.shapes, shapes, err));
     const int n = snprintf(text, sizeof text,
                            "quern bands 2\nweights %s\nstart %s\nrecipe %s\nstatistics %s\ntrack %s\ntokens "
-                           "%s\nbytes %lld\nrescued "
-                           "%lld\nseed %llu\nisa %s\n",
+                           "%s\nshapes %s\nseed %llu\nisa %s\n",
                            weights, start, recipe->sha256, b->calibrated.statistics_sha256,
-                           qn_track_name(job->options->profile->track), ids, (long long)job->result.bytes,
-                           (long long)job->max_rescued_weights, (unsigned long long)job->options->seed,
-                           qn_isa_name(isa));
+                           qn_track_name(job->options->profile->track), ids, shapes,
+                           (unsigned long long)job->options->seed, qn_isa_name(isa));
     return qn_sha256_of_memory(text, (size_t)n, key, err);
 }
 

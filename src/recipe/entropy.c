@@ -2,6 +2,7 @@
 #include "base/alloc.h"
 #include "recipe/compress_job.h"
 
+#include <math.h>
 #include <stdlib.h>
 
 #include "base/banned.h"
@@ -36,6 +37,17 @@ static qn_status measure_all(qni_job *job, qn_encoded *shapes, qn_error *err) {
     return QN_OK;
 }
 
+/* Streams that save less than the plan counted on. */
+static qn_status fail_overbooked(const qni_job *job, int64_t need, qn_error *err) {
+    const double most = (double)job->result.bytes / (double)need - 1;
+    return qn_fail(err, QN_E_BUDGET,
+                   "recipe '%s': the file takes %lld bytes of %lld allowed: entropy coding saves less than "
+                   "plan.overbook "
+                   "%g counts on; give %.3f or less",
+                   job->options->recipe->name, (long long)need, (long long)job->result.budget_bytes,
+                   job->options->recipe->overbook, most > 0 ? floor(1e3 * most) / 1e3 : 0.0);
+}
+
 qn_status qni_entropy_fix(qni_job *job, qn_error *err) {
     if (!job->options->recipe->entropy_coding) return QN_OK;
     qn_encoded *shapes = qni_alloc_array(job->layout->n, sizeof *shapes);
@@ -44,6 +56,7 @@ qn_status qni_entropy_fix(qni_job *job, qn_error *err) {
     qn_status status = shapes && streams ? QN_OK : qni_fail_nomem(err, "the streams of matrices");
     if (status == QN_OK) status = measure_all(job, shapes, err);
     if (status == QN_OK) status = qn_artifact_plan_need(job->plan, shapes, &need, err);
+    if (status == QN_OK && need > job->result.budget_bytes) status = fail_overbooked(job, need, err);
     if (status == QN_OK) status = qn_artifact_plan_fix(job->plan, shapes, need, err);
     free(shapes);
     return status;

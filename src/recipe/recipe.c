@@ -48,6 +48,7 @@ const qni_setting qni_settings[QNI_SETTING_COUNT] = {
     {"plan", "errors", CHOICE(measured_errors), {"normal", "measured"}, true},
     {"plan", "sensitivity", CHOICE(measured_sensitivity), {"fisher", "measured"}, true},
     {"plan", "probe_tokens", QNI_SETTING_INTEGER, FIELD(probe_tokens), 0, 1, MAX_TOKENS, {NULL}, true},
+    {"plan", "overbook", QNI_SETTING_REAL, FIELD(overbook), 0, 0, 1, {NULL}, true},
     {"distill", "steps", QNI_SETTING_INTEGER, FIELD(distill.steps), 0, 0, MAX_STEPS, {NULL}, true},
     {"distill", "batch", QNI_SETTING_INTEGER, FIELD(distill.batch), 0, 1, MAX_BATCH, {NULL}, true},
     {"distill", "lr", QNI_SETTING_REAL, FIELD(distill.lr), 0, 1e-9, 1, {NULL}, true},

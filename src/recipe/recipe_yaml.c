@@ -41,7 +41,8 @@ static const cyaml_schema_field_t k_quantize_fields[] = {
     VALUE("inputs", 12),     VALUE("target_blend", 13), VALUE("column_scales", 14),
     VALUE("entropy", 15),    VALUE("rate", 16),         CYAML_FIELD_END};
 static const cyaml_schema_field_t k_plan_fields[] = {VALUE("errors", 0), VALUE("sensitivity", 1),
-                                                     VALUE("probe_tokens", 2), CYAML_FIELD_END};
+                                                     VALUE("probe_tokens", 2), VALUE("overbook", 3),
+                                                     CYAML_FIELD_END};
 static const cyaml_schema_field_t k_distill_fields[] = {
     VALUE("steps", 0),          VALUE("batch", 1),       VALUE("lr", 2),   VALUE("scale_rate", 3),
     VALUE("threshold_rate", 4), VALUE("vector_rate", 5), VALUE("loss", 6), VALUE("window", 7),

@@ -27,6 +27,7 @@
  *       errors: measured      # what codes lose of a matrix: a fit of a sample of its rows, or `normal`, that of normal weights
  *       sensitivity: fisher   # of the matrices, or `measured`: corrected by what a change of each does to the head
  *       probe_tokens: 2048    # of the calibration text, for that
+ *       overbook: 0           # with entropy: zlib, the share by which the plan may exceed the budget, against what streams save
  *     distill:                # each block towards the teacher's, after its matrices are fitted (quern/fit/distill.h)
  *       steps: 168            # of each block; 0: none
  *       batch: 6              # sequences a step
@@ -127,7 +128,7 @@ typedef struct qn_recipe {
     qn_axis lines;
     int64_t planes, sweeps, hadamard;
     qn_scale_code scales;
-    double damping, error_decay, target_blend, rate;
+    double damping, error_decay, target_blend, rate, overbook;
     bool activation_order, student_inputs, entropy_coding, column_scales;
     bool measured_rotation; /* chosen for each matrix; implies measured errors */
     bool measured_errors;

@@ -115,7 +115,7 @@ static const char k_all_calibrated[] =
     "  error_decay: 0.5\n  hadamard: 16\n  rotate: measured\n"
     "  inputs: teacher\n"
     "  target_blend: 0.75\n  column_scales: true\n  entropy: zlib\n  rate: 0.125\nplan:\n  errors: normal\n"
-    "  sensitivity: measured\n  probe_tokens: 512\noverrides:\n  - match: v_proj\n"
+    "  sensitivity: measured\n  probe_tokens: 512\n  overbook: 0.0625\noverrides:\n  - match: v_proj\n"
     "    code: q4\n  - {match: '[kq]_proj$', code: single}\n"
     "rescue:\n  max_fraction: 0.025\n";
 
@@ -137,7 +137,7 @@ static void test_every_calibrated_setting(void **state) {
     assert_true(r.measured_rotation && r.measured_sensitivity && !r.measured_errors);
     assert_int_equal(r.probe_tokens, 512);
     assert_false(r.student_inputs);
-    assert_true(r.column_scales && r.entropy_coding && r.rate == 0.125);
+    assert_true(r.column_scales && r.entropy_coding && r.rate == 0.125 && r.overbook == 0.0625);
     assert_true(r.max_rescue_fraction == 0.025);
     assert_int_equal(r.n_overrides, 2);
     assert_string_equal(r.overrides[0].match, "v_proj");
@@ -175,7 +175,8 @@ static void test_digest_of_a_calibrated_recipe(void **state) {
         "inputs: teacher, hadamard: 16, rotate: measured, "
         "error_decay: .5,\n "
         "order: natural, damping: 0.250, sweeps: 7, scales: f16, planes: 1, lines: rows, group_size: 32,\n "
-        "fit: feedback}\nplan: {probe_tokens: 512, sensitivity: measured, errors: normal}\ncalibrate: "
+        "fit: feedback}\nplan: {overbook: 625e-4, probe_tokens: 512, sensitivity: measured, errors: "
+        "normal}\ncalibrate: "
         "{fisher_tokens: 256, context: 64, tokens: 1024}\nname: other\n";
     static const char *const changes[][2] = {{"tokens: 1024", "tokens: 1025"},
                                              {"context: 64", "context: 65"},
@@ -199,6 +200,7 @@ static void test_digest_of_a_calibrated_recipe(void **state) {
                                              {"column_scales: true", "column_scales: false"},
                                              {"entropy: zlib", "entropy: none"},
                                              {" rate: 0.125", " rate: 0.25"},
+                                             {"overbook: 0.0625", "overbook: 0.07"},
                                              {"match: v_proj", "match: w_proj"},
                                              {"code: q4", "code: double"},
                                              {"fraction: 0.025", "fraction: 0.026"}};
