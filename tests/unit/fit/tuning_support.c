@@ -63,7 +63,7 @@ tuning_toy *tuning_toy_open(const char *path, const int32_t *ids, int64_t n, int
 }
 
 tuning_toy *tuning_toy_random(int64_t n_layers) {
-    enum { N = 40, LENGTH = 16, VOCAB = 61 };
+    enum { N = 136, LENGTH = 16, VOCAB = 61 };
     int32_t ids[N * LENGTH];
     uint64_t state = 7;
     char *folder = make_temporary_folder();

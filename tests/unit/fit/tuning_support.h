@@ -21,7 +21,7 @@ typedef struct tuning_toy {
 /* The checkpoint at PATH and N sequences of LENGTH ids, the last N_FRESH of them held back; IDS [n * length] are copied. */
 tuning_toy *tuning_toy_open(const char *path, const int32_t *ids, int64_t n, int64_t n_fresh, int64_t length);
 
-/* A random qwen3 of N_LAYERS layers, 40 random sequences of 16 ids, 8 of them fresh. */
+/* A random qwen3 of N_LAYERS layers, 136 random sequences of 16 ids, 8 of them fresh. */
 tuning_toy *tuning_toy_random(int64_t n_layers);
 void tuning_toy_close(tuning_toy *toy);
 
