@@ -186,7 +186,7 @@ static totals total_of(const planner *p) {
 static totals choose(planner *p, double lambda, double mu) {
     for (int64_t i = 0; i < p->n; i++) {
         table *t = &p->tables[i];
-        double best = INFINITY;
+        double best = HUGE_VAL;
         for (int64_t k = 0; k < t->n; k++) {
             const option *o = &t->options[k];
             const double cost = o->loss + lambda * (double)o->n_bytes + mu * (double)o->q4_weights;
