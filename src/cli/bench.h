@@ -29,8 +29,10 @@ typedef struct bench_case {
     void *user;
 } bench_case;
 
+enum { BENCH_NAME_BYTES = 48 };
 typedef struct bench_row {
-    const char *suite, *name, *unit;
+    const char *suite, *unit;
+    char name[BENCH_NAME_BYTES];
     double work;         /* of one run, in `unit` times seconds */
     double best, median; /* rates in `unit` */
     double cores;        /* processor time over time of the best sample; 0: not measured */
@@ -61,7 +63,9 @@ typedef struct bench_times {
 } bench_times;
 qn_status bench_time(const bench *b, const bench_case *c, bench_times *out, qn_error *err);
 
-qn_status bench_add_row(bench *b, const bench_row *row, qn_error *err);
+/* Adds a row of what was found but not timed. */
+qn_status bench_add_fact(bench *b, const char *suite, const char *name, const char *unit, double value,
+                         qn_error *err);
 
 /* Measures C, and its limit if that is new, and adds a row. */
 qn_status bench_measure(bench *b, const bench_case *c, qn_error *err);
@@ -88,6 +92,19 @@ typedef struct bench_dims {
 } bench_dims;
 qn_status bench_synthetic(const char *folder, const bench_dims *dims, qn_error *err);
 
+/* A model that steps of training are measured on, and what a step sees of it: BATCH sequences of CONTEXT ids. */
+typedef struct bench_shape {
+    const char *name, *label; /* as --shape and in the names of cases */
+    bench_dims dims;
+    int64_t batch, context;
+} bench_shape;
+
+/* The shape that --shape asks for. */
+qn_status bench_find_shape(const cli_args *args, const bench_shape **out, qn_error *err);
+
+/* Whether --compute asks for COMPUTE; it asks for both where it is not given. */
+bool bench_computes(const cli_args *args, qn_compute compute);
+
 /* One narrow layer and a head of 67 MB, whose product is measured. */
 enum { BENCH_HIDDEN = 1024, BENCH_VOCAB = 32768 };
 extern const bench_dims bench_head_dims;
@@ -96,6 +113,17 @@ extern const bench_dims bench_head_dims;
  * matrices of the blocks, and targets the head. */
 double bench_operations(const qn_model *model, double n_ids, double n_pairs, double n_targets);
 
+/* The limit of products in COMPUTE: where bf16 has no unit of its own it runs on the multiply-adds of f32. */
+bench_limit bench_product_limit(const bench *b, qn_compute compute);
+
+/* A set of the blocks first_layer .. first_layer + n_layers - 1 of MODEL, ready for steps: latents of their matrices at the closed
+ * form of CODEC, norms as they are. */
+qn_status bench_trainable(const bench *b, const qn_model *model, int64_t first_layer, int64_t n_layers,
+                          qn_codec codec, qn_trainable *out, qn_error *err);
+
+/* SHA-256 of the gradients of the set's last step. */
+qn_status bench_trainable_digest(const qn_trainable *t, char hex[QN_SHA256_HEX], qn_error *err);
+
 /* FOLDER "/" NAME, owned by the caller. */
 qn_status bench_path(const char *folder, const char *name, char **out, qn_error *err);
 
@@ -103,6 +131,9 @@ qn_status bench_suite_tokenizer(bench *b, qn_error *err);
 qn_status bench_suite_score(bench *b, qn_error *err);
 qn_status bench_suite_quantize(bench *b, qn_error *err);
 qn_status bench_suite_train(bench *b, qn_error *err);
+qn_status bench_suite_distill(bench *b, qn_error *err);
+qn_status bench_suite_finetune(bench *b, qn_error *err);
+qn_status bench_suite_fit(bench *b, qn_error *err);
 qn_status bench_suite_pack(bench *b, qn_error *err);
 qn_status bench_suite_kernels(bench *b, qn_error *err);
 

@@ -53,13 +53,8 @@ static qn_status add_limits(bench *b, qn_error *err) {
     for (int i = 0; i < BENCH_LIMIT_COUNT; i++) {
         double rate;
         QN_TRY(bench_limit_rate(b, (bench_limit)i, &rate, err));
-        const bench_row row = {.suite = "kernels",
-                               .name = bench_limit_name((bench_limit)i),
-                               .unit = i == BENCH_FMA_ALL ? "GFLOP/s" : "GB/s",
-                               .best = rate / 1e9,
-                               .median = rate / 1e9,
-                               .limit = BENCH_NO_LIMIT};
-        QN_TRY(bench_add_row(b, &row, err));
+        QN_TRY(bench_add_fact(b, "kernels", bench_limit_name((bench_limit)i),
+                              i == BENCH_FMA_ALL ? "GFLOP/s" : "GB/s", rate / 1e9, err));
     }
     return QN_OK;
 }

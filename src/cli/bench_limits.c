@@ -36,6 +36,10 @@ const char *bench_limit_name(bench_limit limit) {
     return limit == BENCH_NO_LIMIT ? "" : k_names[limit];
 }
 
+bench_limit bench_product_limit(const bench *b, qn_compute compute) {
+    return compute == QN_COMPUTE_F32 || b->isa != QN_ISA_AMX ? BENCH_FMA_ALL : BENCH_NO_LIMIT;
+}
+
 /* Part PART of n_threads of the buffers. */
 static size_t part_begin(const probe *p, int part) {
     return p->n_bytes / 64 * (size_t)part / (size_t)p->n_threads * 64;

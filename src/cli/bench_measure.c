@@ -83,16 +83,24 @@ qn_status bench_time(const bench *b, const bench_case *c, bench_times *out, qn_e
     return QN_OK;
 }
 
-qn_status bench_add_row(bench *b, const bench_row *row, qn_error *err) {
+static qn_status add_row(bench *b, const bench_row *row, qn_error *err) {
     if (b->n_rows == BENCH_MAX_ROWS)
         return qn_fail(err, QN_E_INTERNAL, "bench: more than %d cases", BENCH_MAX_ROWS);
     b->rows[b->n_rows++] = *row;
     return QN_OK;
 }
 
+qn_status bench_add_fact(bench *b, const char *suite, const char *name, const char *unit, double value,
+                         qn_error *err) {
+    bench_row row = {.suite = suite, .unit = unit, .best = value, .median = value, .limit = BENCH_NO_LIMIT};
+    snprintf(row.name, sizeof row.name, "%s", name);
+    return add_row(b, &row, err);
+}
+
 qn_status bench_measure(bench *b, const bench_case *c, qn_error *err) {
     bench_times times;
-    bench_row row = {.suite = c->suite, .name = c->name, .unit = c->unit, .work = c->work, .limit = c->limit};
+    bench_row row = {.suite = c->suite, .unit = c->unit, .work = c->work, .limit = c->limit};
+    snprintf(row.name, sizeof row.name, "%s", c->name);
     if (c->limit != BENCH_NO_LIMIT) {
         double rate;
         QN_TRY(bench_limit_rate(b, c->limit, &rate, err));
@@ -105,5 +113,5 @@ qn_status bench_measure(bench *b, const bench_case *c, qn_error *err) {
     row.median = c->work / times.median;
     row.cores = times.cores;
     memcpy(row.digest, times.digest, sizeof row.digest);
-    return bench_add_row(b, &row, err);
+    return add_row(b, &row, err);
 }

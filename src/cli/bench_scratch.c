@@ -1,5 +1,6 @@
-/* What the benchmarks make for themselves: a folder, and a checkpoint of random weights in it. */
+/* What the benchmarks make for themselves: a folder, and a checkpoint of random weights of some shape in it. */
 #include "bench.h"
+#include "inputs.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -89,4 +90,28 @@ qn_status bench_synthetic(const char *folder, const bench_dims *d, qn_error *err
     qn_layout_release(&layout);
     qn_config_release(&config);
     return st;
+}
+
+static const bench_shape k_shapes[] = {
+    {"demo", "demo", {256, 4, 4, 2, 64, 384, 2048}, 8, 512},
+    {"1024", "hidden 1024", {1024, 4, 16, 8, 64, 3072, 4096}, 2, 512},
+    {"2048", "hidden 2048", {2048, 2, 16, 8, 128, 6144, 4096}, 2, 512},
+};
+enum { N_SHAPES = sizeof k_shapes / sizeof k_shapes[0] };
+
+qn_status bench_find_shape(const cli_args *args, const bench_shape **out, qn_error *err) {
+    const char *name = cli_text(args, "shape", "demo");
+    qn_compute compute;
+    QN_TRY(cli_compute(args, &compute, err));
+    for (int i = 0; i < N_SHAPES; i++) {
+        if (strcmp(k_shapes[i].name, name) != 0) continue;
+        *out = &k_shapes[i];
+        return QN_OK;
+    }
+    return qn_fail(err, QN_E_ARGUMENT, "--shape %s: demo, 1024 or 2048", name);
+}
+
+bool bench_computes(const cli_args *args, qn_compute compute) {
+    const char *name = cli_text(args, "compute", NULL);
+    return !name || strcmp(name, compute == QN_COMPUTE_F32 ? "f32" : "bf16") == 0;
 }

@@ -7,22 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
-typedef struct train_shape {
-    const char *name, *case_f32, *case_bf16;
-    bench_dims dims;
-    int64_t batch, context;
-} train_shape;
-
-static const train_shape k_shapes[] = {
-    {"demo", "demo, f32", "demo, bf16", {256, 4, 4, 2, 64, 384, 2048}, 8, 512},
-    {"1024", "hidden 1024, f32", "hidden 1024, bf16", {1024, 4, 16, 8, 64, 3072, 4096}, 2, 512},
-    {"2048", "hidden 2048, f32", "hidden 2048, bf16", {2048, 2, 16, 8, 128, 6144, 4096}, 2, 512},
-};
-enum { N_SHAPES = sizeof k_shapes / sizeof k_shapes[0] };
-
 typedef struct train_bench {
     const bench *b;
-    const train_shape *shape;
+    const bench_shape *shape;
     qn_model *model;
     const qn_layout *layout;
     qn_gradients gradients;
@@ -112,14 +99,14 @@ static void draw_ids(train_bench *t, qn_rng *rng) {
 static qn_status measure(bench *b, train_bench *t, qn_compute compute, qn_error *err) {
     const double batch = (double)t->shape->batch, n = (double)t->shape->context, n_ids = batch * n;
     const double forward = bench_operations(t->model, n_ids, batch * n * (n + 1) / 2, batch * (n - 1));
-    /* Each product of the forward walk has two in the backward one. Where bf16 has no unit of its own it runs on the
-     * multiply-adds of f32. */
-    const bool bounded = compute == QN_COMPUTE_F32 || b->isa != QN_ISA_AMX;
+    char name[BENCH_NAME_BYTES];
+    snprintf(name, sizeof name, "%s, %s", t->shape->label, compute == QN_COMPUTE_F32 ? "f32" : "bf16");
+    /* Each product of the forward walk has two in the backward one. */
     const bench_case c = {.suite = "train",
-                          .name = compute == QN_COMPUTE_F32 ? t->shape->case_f32 : t->shape->case_bf16,
+                          .name = name,
                           .unit = "tokens/s",
                           .work = n_ids,
-                          .limit = bounded ? BENCH_FMA_ALL : BENCH_NO_LIMIT,
+                          .limit = bench_product_limit(b, compute),
                           .limit_work = 3 * forward,
                           .run = step,
                           .digest = step_digest,
@@ -131,9 +118,8 @@ static qn_status measure(bench *b, train_bench *t, qn_compute compute, qn_error 
     return bench_measure(b, &c, err);
 }
 
-static qn_status measure_shape(bench *b, const train_shape *shape, const char *folder, qn_error *err) {
+static qn_status measure_shape(bench *b, const bench_shape *shape, const char *folder, qn_error *err) {
     train_bench t = {.b = b, .shape = shape};
-    const char *compute = cli_text(b->args, "compute", NULL);
     qn_rng rng;
     qn_rng_seed(&rng, 2);
     qn_status st = qn_model_open(folder, &t.model, err);
@@ -144,8 +130,8 @@ static qn_status measure_shape(bench *b, const train_shape *shape, const char *f
     if (st == QN_OK) st = lend_weights(&t, &rng, err);
     if (st == QN_OK) {
         draw_ids(&t, &rng);
-        if (!compute || strcmp(compute, "f32") == 0) st = measure(b, &t, QN_COMPUTE_F32, err);
-        if (st == QN_OK && (!compute || strcmp(compute, "bf16") == 0))
+        if (bench_computes(b->args, QN_COMPUTE_F32)) st = measure(b, &t, QN_COMPUTE_F32, err);
+        if (st == QN_OK && bench_computes(b->args, QN_COMPUTE_BF16))
             st = measure(b, &t, QN_COMPUTE_BF16, err);
     }
     qn_gradients_release(&t.gradients);
@@ -159,19 +145,10 @@ static qn_status measure_shape(bench *b, const train_shape *shape, const char *f
     return st;
 }
 
-static const train_shape *find_shape(const char *name) {
-    for (int i = 0; i < N_SHAPES; i++)
-        if (strcmp(k_shapes[i].name, name) == 0) return &k_shapes[i];
-    return NULL;
-}
-
 qn_status bench_suite_train(bench *b, qn_error *err) {
-    const char *name = cli_text(b->args, "shape", "demo");
-    const train_shape *shape = find_shape(name);
-    qn_compute compute;
+    const bench_shape *shape;
     char *folder = NULL;
-    if (!shape) return qn_fail(err, QN_E_ARGUMENT, "--shape %s: demo, 1024 or 2048", name);
-    QN_TRY(cli_compute(b->args, &compute, err));
+    QN_TRY(bench_find_shape(b->args, &shape, err));
     qn_status st = bench_scratch(&folder, err);
     if (st == QN_OK) st = bench_synthetic(folder, &shape->dims, err);
     if (st == QN_OK) st = measure_shape(b, shape, folder, err);

@@ -4,19 +4,19 @@
 #include <string.h>
 
 static const cli_option k_options[] = {
-    {"model", CLI_TEXT, "MODEL", "a dense checkpoint, for tokenizer, score and quantize", false},
-    {"docs", CLI_TEXT, "FILE", "documents, for tokenizer and score: .jsonl, .txt, or a folder of .txt",
-     false},
+    {"model", CLI_TEXT, "MODEL", "a dense checkpoint, for tokenizer, score, quantize and finetune", false},
+    {"docs", CLI_TEXT, "FILE",
+     "documents, for tokenizer, score and finetune: .jsonl, .txt, or a folder of .txt", false},
     {"tokenizer", CLI_TEXT, "DIR|byte", "instead of the model's own", false},
     {"protocol", CLI_TEXT, "P", "score: heldout (default), llama-512, window:N or stride:N:S", false},
     {"max-tokens", CLI_INTEGER, "N", "score: heldout: ids of a document that are scored (default 512)",
      false},
     {"join", CLI_TEXT, "TOKEN", "score: joined protocols: put TOKEN after each document", false},
     {"max-windows", CLI_INTEGER, "N", "score: joined protocols: stop after N windows", false},
-    {"shape", CLI_TEXT, "NAME", "train: demo (default), 1024 (4 layers) or 2048 (2 layers)", false},
-    {"compute", CLI_TEXT, "TYPE", "train: f32 or bf16 (default: both)", false},
-    {"recompute", CLI_FLAG, NULL, "train: keep no activations (the trainer keeps them where memory allows)",
-     false},
+    {"shape", CLI_TEXT, "NAME", "train, distill: demo (default), 1024 or 2048, the hidden size", false},
+    {"compute", CLI_TEXT, "TYPE", "train, distill: f32 or bf16 (default: both)", false},
+    {"recompute", CLI_FLAG, NULL,
+     "training: keep no activations (the trainer keeps them where memory allows)", false},
     {"repeats", CLI_INTEGER, "N", "samples of each case, after one that is not counted (default 5)", false},
     {"csv", CLI_FLAG, NULL, "comma-separated values instead of a table", false},
     {NULL, CLI_FLAG, NULL, NULL, false}};
@@ -30,7 +30,9 @@ typedef struct suite {
 static const suite k_suites[] = {
     {"kernels", bench_suite_kernels, false, false}, {"tokenizer", bench_suite_tokenizer, true, true},
     {"score", bench_suite_score, true, true},       {"quantize", bench_suite_quantize, true, false},
-    {"pack", bench_suite_pack, false, false},       {"train", bench_suite_train, false, false}};
+    {"fit", bench_suite_fit, false, false},         {"pack", bench_suite_pack, false, false},
+    {"train", bench_suite_train, false, false},     {"distill", bench_suite_distill, false, false},
+    {"finetune", bench_suite_finetune, true, true}};
 enum { N_SUITES = sizeof k_suites / sizeof k_suites[0] };
 
 static bool is_chosen(const suite *s, const char *name) {
@@ -55,8 +57,9 @@ static int check_usage(const cli_args *args) {
             return cli_usage_error(args->command, "suite %s needs --docs", s->name);
     }
     if (known) return CLI_OK;
-    return cli_usage_error(args->command, "no suite '%s': kernels, tokenizer, score, quantize, pack or train",
-                           name);
+    return cli_usage_error(
+        args->command,
+        "no suite '%s': kernels, tokenizer, score, quantize, fit, pack, train, distill or finetune", name);
 }
 
 static int run(const cli_args *args) {
@@ -77,7 +80,8 @@ static int run(const cli_args *args) {
 }
 
 static const char k_description[] =
-    "Suites: kernels, tokenizer, score, quantize, pack, train; all of them by default. Each case runs once "
+    "Suites: kernels, tokenizer, score, quantize, fit, pack, train, distill, finetune; all of them by "
+    "default. Each case runs once "
     "to warm "
     "up, then --repeats times. The table has the best and the median rate; the cores that the best run "
     "really had; the rate at which the machine could do the same work if only the named limit held, measured "
