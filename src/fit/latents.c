@@ -81,6 +81,7 @@ typedef struct latent_row {
     int64_t row;
     const float *values;     /* [cols] */
     const float *thresholds; /* [groups] or NULL */
+    bool is_frozen;
     row_map map;
 } latent_row;
 
@@ -92,6 +93,7 @@ static latent_row row_of(const qn_latents *l, int b, int64_t row) {
                         .values = l->values + at.value + row * band->cols,
                         .thresholds =
                             has_threshold(band) ? l->thresholds + at.threshold + row * band->groups : NULL,
+                        .is_frozen = l->are_frozen,
                         .map = map_row(l, b, row)};
 }
 
@@ -116,6 +118,23 @@ static int load_tile(const latent_row *row, int64_t col0, qni_latent_tile *tile)
         if (row->thresholds) tile->threshold[t] = row->thresholds[group];
     }
     return n;
+}
+
+/* q and w: of the latents, or of the codes there are. */
+static void find_codes(const latent_row *row, int64_t col0, int n, qni_latent_tile *tile) {
+    const qn_banded_band *band = row->band;
+    if (!row->is_frozen) {
+        qni_latent_tile_round(&band->spec, tile);
+        return;
+    }
+    for (int p = 0; p < band->spec.n_planes; p++) {
+        memcpy(tile->q[p], band->planes[p].q + row->row * band->cols + col0, (size_t)n);
+        for (int t = 0; t < n; t++) tile->w[t] += tile->s[p][t] * (float)tile->q[p][t];
+    }
+}
+
+static bool is_smoothed(const latent_row *row, double width) {
+    return width > 0 && !row->is_frozen && qni_latent_is_smoothed(&row->band->spec);
 }
 
 static void keep_codes(const latent_row *row, int64_t col0, int n, const qni_latent_tile *tile) {
@@ -277,10 +296,9 @@ static void row_weights(const latent_row *row, double width, float *w) {
     for (int64_t c = 0; c < band->cols; c += QNI_LANES) {
         qni_latent_tile tile;
         const int n = load_tile(row, c, &tile);
-        qni_latent_tile_round(&band->spec, &tile);
+        find_codes(row, c, n, &tile);
         keep_codes(row, c, n, &tile);
-        if (width > 0 && qni_latent_is_smoothed(&band->spec))
-            qni_latent_tile_smooth(&band->spec, (float)width, &tile);
+        if (is_smoothed(row, width)) qni_latent_tile_smooth(&band->spec, (float)width, &tile);
         for (int t = 0; t < n; t++) w[place_of(&row->map, c + t)] = tile.w[t];
     }
 }
@@ -309,8 +327,7 @@ typedef struct row_gradient {
 
 static void tile_gradient(const latent_row *row, double unit, double temperature, qni_latent_tile *tile) {
     const qn_band_spec *spec = &row->band->spec;
-    qni_latent_tile_round(spec, tile);
-    if (temperature > 0 && qni_latent_is_smoothed(spec))
+    if (is_smoothed(row, temperature))
         qni_latent_tile_smooth_gradient(spec, (float)(temperature * unit), tile);
     else
         qni_latent_tile_round_gradient(spec, (float)(QN_LATENT_SURROGATE_WIDTH * unit), tile);
@@ -336,6 +353,7 @@ static void find_row_gradient(const latent_row *row, double unit, double tempera
         qni_latent_tile tile;
         const int n = load_tile(row, c, &tile);
         for (int t = 0; t < n; t++) tile.dw[t] = dw[place_of(&row->map, c + t)];
+        find_codes(row, c, n, &tile);
         tile_gradient(row, unit, temperature, &tile);
         memcpy(out->values + c, tile.dv, (size_t)n * sizeof *out->values);
         for (int p = 0; p < band->spec.n_planes; p++) add_by_group(row, c, n, tile.ds[p], out->scales[p]);

@@ -124,6 +124,7 @@ static void list_groups(qn_trainable *t, qn_trainable_part *part, const qn_train
                                      : rates->latent_rate * mean_magnitude(part->masters, n));
         return;
     }
+    l->are_frozen = rates->latent_rate == 0.0 && rates->threshold_rate == 0.0;
     add_group(t, part, l->values, l->n_values, rates->latent_rate * l->unit);
     for (int b = 0; b < l->codes.n_bands; b++) {
         for (int p = 0; p < l->codes.bands[b].spec.n_planes; p++) {

@@ -46,6 +46,7 @@ typedef struct qn_latents {
     float *scales, *thresholds;
     int64_t n_values, n_scales, n_thresholds;
     double unit;                  /* u: mean of the first planes' scales */
+    bool are_frozen;              /* codes stay what they are, wherever their scales go; set by the owner */
     int64_t *lines[QN_MAX_BANDS]; /* owned: the lines of each band, in order */
 } qn_latents;
 

@@ -18,7 +18,7 @@
 extern "C" {
 #endif
 
-/* In units of the step's rate; 0: such parameters stay as they are. */
+/* In units of the step's rate; 0: such parameters stay as they are. With neither latents nor thresholds moving, codes stay too. */
 typedef struct qn_trainable_rates {
     double latent_rate, scale_rate, threshold_rate, vector_rate;
 } qn_trainable_rates;

@@ -79,6 +79,31 @@ static void test_evaluated_is_what_is_packed(void **state) {
     tuning_toy_close(toy);
 }
 
+/* Scales that go where they like take no code with them. */
+static void test_frozen_codes_stay(void **state) {
+    (void)state;
+    const qn_trainable_rates rates = {.scale_rate = 16.0}; /* a quarter of the mean scale in each step */
+    tuning_toy *toy = tuning_toy_random(1);
+    for (int k = 0; k < N_CODES; k++) {
+        qn_trainable begin = toy_set(toy, &k_codes[k], 0, 1, &rates),
+                     t = toy_set(toy, &k_codes[k], 0, 1, &rates);
+        qn_trainable_evaluate(&begin, 0.0, NULL);
+        steps(&t, 1, 5);
+        qn_trainable_evaluate(&t, 0.5, NULL); /* no temperature for what does not move */
+        expect_as_packed(&t);
+        for (int64_t p = 0; p < t.n_parts; p++) {
+            const qn_banded *is = &t.parts[p].latents.codes, *was = &begin.parts[p].latents.codes;
+            for (int b = 0; b < is->n_bands; b++)
+                for (int plane = 0; plane < is->bands[b].spec.n_planes; plane++)
+                    assert_memory_equal(is->bands[b].planes[plane].q, was->bands[b].planes[plane].q,
+                                        (size_t)(is->bands[b].rows * is->bands[b].cols));
+        }
+        qn_trainable_release(&begin);
+        qn_trainable_release(&t);
+    }
+    tuning_toy_close(toy);
+}
+
 static void test_lent_and_given_back(void **state) {
     (void)state;
     tuning_toy *toy = tuning_toy_random(2);
@@ -376,6 +401,7 @@ static void test_marks_that_make_no_sense(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_evaluated_is_what_is_packed),
+        cmocka_unit_test(test_frozen_codes_stay),
         cmocka_unit_test(test_lent_and_given_back),
         cmocka_unit_test(test_one_set_takes_others),
         cmocka_unit_test(test_latents_of_another_shape),
