@@ -3,7 +3,8 @@
  * All numbers but the size of the whole file follow from the shapes. In a folder the bound is exact arithmetic: that size at
  * its longest. Deflated, the manifest's size depends on the digits, and no useful bound is provable; so the reserve is the
  * largest of a few manifests with random digests (nothing deflates worse) and a margin. Should the real one still be longer,
- * its entries are summed by role, and that short form is below the reserve by arithmetic again. */
+ * its entries are summed by role, and that short form is below the reserve by arithmetic again. The recipe's digest is made up,
+ * too: settings that have nothing to do with the shapes must not move them. */
 #include "artifact/plan.h"
 
 #include "base/alloc.h"
@@ -39,13 +40,14 @@ static qn_status rendered_bytes(const qn_artifact_plan *plan, const qni_manifest
 /* Digests made up, and the facts that point to them. */
 typedef struct sample {
     qni_manifest_facts facts;
-    char source_sha256[QN_SHA256_HEX];
+    char source_sha256[QN_SHA256_HEX], recipe_sha256[QN_SHA256_HEX];
     char (*sha256)[QN_SHA256_HEX]; /* owned */
     qn_rng rng;
 } sample;
 
 static void sample_draw(sample *s) {
     draw_hex(&s->rng, s->source_sha256);
+    draw_hex(&s->rng, s->recipe_sha256);
     for (int64_t k = 0; k < s->facts.sizing->n_shards; k++) draw_hex(&s->rng, s->sha256[k]);
 }
 
@@ -55,6 +57,7 @@ static qn_status sample_init(sample *s, const qni_sizing *sizing, qn_error *err)
     if (!s->sha256) return qni_fail_nomem(err, "a sample manifest");
     s->facts.payload_sha256 = (const char(*)[QN_SHA256_HEX])s->sha256;
     s->facts.source_sha256 = s->source_sha256;
+    s->facts.recipe_sha256 = s->recipe_sha256;
     qn_rng_seed(&s->rng, DRAW_SEED);
     sample_draw(s);
     return QN_OK;
