@@ -237,8 +237,11 @@ static void test_manifest_fits_its_reserve(void **state) {
     for (int draw = 0; draw < 50; draw++) {
         expect_ok(qn_sha256_of_memory(&draw, sizeof draw, sha[0], &err), &err);
         expect_ok(qn_sha256_of_memory(sha, sizeof sha, source_sha, &err), &err);
-        qni_manifest_facts facts = {&plan->fixed, (const char(*)[QN_SHA256_HEX])sha, source_sha,
-                                    plan->fixed.total_bytes, false};
+        qni_manifest_facts facts = {.sizing = &plan->fixed,
+                                    .payload_sha256 = (const char(*)[QN_SHA256_HEX])sha,
+                                    .source_sha256 = source_sha,
+                                    .recipe_sha256 = source_sha,
+                                    .total_bytes = plan->fixed.total_bytes};
         char *text = NULL;
         size_t n_bytes;
         int64_t stored;
