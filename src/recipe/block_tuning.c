@@ -150,10 +150,12 @@ qn_status qni_tune_block(const qni_block_job *job, qn_trainable *t, const qn_con
                          qni_block_report *report, qn_error *err) {
     qni_block_report r = {0};
     QN_TRY(qni_trained_block_load(job->store, job->layer, t, &r.was_stored, err));
-    if (r.was_stored)
+    if (r.was_stored) {
         qn_trainable_evaluate(t, 0.0, ctx);
-    else
+        QN_TRY(qni_save_trained(job->store, QNI_STAGE_TRAINED, t, err)); /* some may have been removed */
+    } else {
         QN_TRY(tune(job, t, ctx, &r, err));
+    }
     *report = r;
     return QN_OK;
 }

@@ -198,7 +198,10 @@ static qn_status run(model_run *r, const char *done_path, qn_tune_report *report
     bool is_done = false;
     QN_TRY(make_set(r, err));
     QN_TRY(qn_trainable_load(&r->t, done_path, &found, false, &is_done, err));
-    if (is_done) return QN_OK;
+    if (is_done) {
+        qn_trainable_evaluate(&r->t, 0.0, r->ctx);
+        return qni_save_trained(r->job->store, QNI_STAGE_TUNED, &r->t, err); /* some may have been removed */
+    }
     QN_TRY(qni_tune_set(r->job, &r->t, r->ctx, report, err));
     QN_TRY(qni_save_trained(r->job->store, QNI_STAGE_TUNED, &r->t, err));
     QN_TRY(qn_trainable_save(&r->t, done_path, &mark, false, err));
