@@ -118,7 +118,7 @@ qn_status qni_recipe_seal(qn_recipe *recipe, qn_error *err) {
     return qn_sha256_of_memory(text, n, recipe->sha256, err);
 }
 
-static const qn_recipe_distill k_distill = {.steps = 0,
+static const qn_recipe_distill k_distill = {.steps = 168,
                                             .batch = 6,
                                             .window = 1,
                                             .lr = 0.01,
@@ -126,7 +126,7 @@ static const qn_recipe_distill k_distill = {.steps = 0,
                                             .vector_rate = 0.25,
                                             .student_inputs = true};
 static const qn_recipe_finetune k_finetune = {.tokens = 1 << 20,
-                                              .steps = 0,
+                                              .steps = 270,
                                               .batch = 6,
                                               .lr = 0.006,
                                               .scale_rate = 0.5,
@@ -144,7 +144,7 @@ qn_recipe qni_recipe_base(qn_track track, bool calibrated) {
     if (!calibrated) return recipe;
     snprintf(recipe.name, sizeof recipe.name, "%s", qn_track_name(track));
     recipe.fit = QN_RECIPE_DESCENT;
-    recipe.tokens = 65536;
+    recipe.tokens = 131072;
     recipe.context = 512;
     recipe.fisher_tokens = 16384;
     recipe.lines = QN_AXIS_COLUMNS;

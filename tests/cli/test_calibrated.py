@@ -10,6 +10,8 @@ import support
 RECIPE = """name: small
 calibrate: {tokens: 1024, context: 64, fisher_tokens: 256}
 quantize: {sweeps: 2, group_size: 16}
+distill: {steps: 0}
+finetune: {steps: 0}
 """
 STRICT = {"budget_bits": 16, "two_planes": False, "log6_scales": False, "column_bands": False, "rotation": False}
 STATISTICS = ("--tokens", "1024", "--context", "64", "--fisher-tokens", "256")  # as the recipe

@@ -2,7 +2,7 @@
  *
  *     name: ternary
  *     calibrate:              # left out: a data-free recipe
- *       tokens: 65536         # of the calibration text
+ *       tokens: 131072        # of the calibration text
  *       context: 512          # tokens of a sequence
  *       fisher_tokens: 16384  # of them, for the Fisher diagonal
  *     quantize:
@@ -41,9 +41,9 @@
  *       inputs: student       # in front of the block, or `teacher`
  *     finetune:               # then the whole model
  *       tokens: 1048576       # of the calibration text
- *       steps: 0              # 0: none
+ *       steps: 270            # 0: none
  *       batch: 6
- *       lr: 0.006
+ *       lr: 0.006             # binary: 0.012
  *       scale_rate: 0.5
  *       vector_rate: 0.15
  *       codes: trained        # or `frozen`: scales and norms only
