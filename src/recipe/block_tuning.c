@@ -82,7 +82,7 @@ static qn_status train(const qni_block_job *job, qn_trainable *t, const qn_conte
     return status;
 }
 
-/* The set goes back to its fit, which the snapshot is not: that is the best state met. */
+/* The proxy improved and what it stands for did not. */
 static bool is_trap(const qni_block_report *r) {
     return r->tune.best_loss < r->tune.first_loss && r->trained_kl > r->fitted_kl;
 }
