@@ -1,6 +1,7 @@
 /* Recipe files. */
 #include "recipe/recipe_settings.h"
 
+#include <ctype.h>
 #include <regex.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -101,6 +102,16 @@ __attribute__((format(printf, 3, 0))) static void collect_log(cyaml_log_t level,
     }
 }
 
+/* Whether TEXT has `KEY:` with nothing in front of it that would make it another key. */
+static bool has_key(const char *text, const char *key) {
+    const size_t n = strlen(key);
+    for (const char *at = strstr(text, key); at; at = strstr(at + 1, key)) {
+        const char before = at > text ? at[-1] : ' ';
+        if (at[n] == ':' && before != '_' && !isalnum((unsigned char)before)) return true;
+    }
+    return false;
+}
+
 /* The first line from FROM on that has `KEY:` outside of a comment; FROM when there is none. */
 static long line_of_key(const char *path, const char *key, long from) {
     FILE *file = fopen(path, "re");
@@ -108,8 +119,7 @@ static long line_of_key(const char *path, const char *key, long from) {
     long line = 1, found = from;
     for (; file && fgets(text, sizeof text, file); line++) {
         text[strcspn(text, "#")] = 0;
-        const char *at = strstr(text, key);
-        if (line < from || !at || at[strlen(key)] != ':') continue;
+        if (line < from || !has_key(text, key)) continue;
         found = line;
         break;
     }
