@@ -39,7 +39,7 @@ void qni_work_reserve_slices(qni_work *work, int n_threads, size_t slice_bytes) 
 }
 
 qn_status qni_work_take(qn_ops *ops, qni_work *work, qn_error *err) {
-    if (work->bytes > ops->work_bytes) {
+    if (!ops->work || work->bytes > ops->work_bytes) { /* nothing at all has an address too */
         void *larger = qni_alloc_aligned((int64_t)work->bytes, 1);
         if (!larger) return qni_fail_nomem(err, "work space");
         free(ops->work);
