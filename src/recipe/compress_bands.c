@@ -192,7 +192,8 @@ static qn_status make_keys(const qni_job *job, bands *b, qn_error *err) {
     char(*keys)[QN_SHA256_HEX] = b->store.keys;
     trained.finetune = (qn_recipe_finetune){0};
     fitted.finetune = (qn_recipe_finetune){.steps = keeps_targets};
-    fitted.distill = (qn_recipe_distill){0};
+    /* The student's inputs have passed the blocks that were trained before. */
+    if (fitted.distill.steps == 0 || !fitted.student_inputs) fitted.distill = (qn_recipe_distill){0};
     QN_TRY(qni_recipe_seal(&fitted, err));
     QN_TRY(qni_recipe_seal(&trained, err));
     QN_TRY(make_fitted_key(job, b, &fitted, keys[QNI_STAGE_FITTED], err));
