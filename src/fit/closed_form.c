@@ -14,7 +14,7 @@ static qni_group_fit *const fit_table[QN_CODE_COUNT][2] = {
     [QN_CODE_Q4] = {[QN_FIT_OPTIMAL] = qni_fit_q4, [QN_FIT_PUBLISHED] = qni_fit_q4_published},
 };
 
-/* The block of a scratch: values, pairs, two rows of codes, each for this many columns. */
+/* The block of a scratch: values, pairs, scales, two rows of codes, each for this many columns. */
 static int64_t padded(int64_t cols) {
     return (cols / QNI_LANES8 + 1) * QNI_LANES8;
 }
@@ -23,7 +23,7 @@ qn_status qn_fit_scratch_init(qn_fit_scratch *scratch, int64_t cols, qn_error *e
     if (cols <= 0 || cols > INT64_MAX / 64) {
         return qn_fail(err, QN_E_ARGUMENT, "a fit of rows of %lld columns", (long long)cols);
     }
-    void *block = qni_alloc_aligned(padded(cols), 3 * sizeof(float) + 2 * sizeof(int8_t));
+    void *block = qni_alloc_aligned(padded(cols), 3 * sizeof(float) + sizeof(uint16_t) + 2 * sizeof(int8_t));
     if (!block) return qni_fail_nomem(err, "the scratch of a closed-form fit");
     *scratch = (qn_fit_scratch){block, cols};
     return QN_OK;
@@ -34,30 +34,67 @@ void qn_fit_scratch_release(qn_fit_scratch *scratch) {
     *scratch = (qn_fit_scratch){0};
 }
 
-/* *spare_q is where codes go when the caller wants none. */
-static qni_group_work divide_scratch(const qn_fit_scratch *scratch, int8_t **spare_q) {
+/* Where codes and scales go when the caller wants none. */
+typedef struct spare_row {
+    int8_t *q;
+    uint16_t *scales;
+} spare_row;
+
+static qni_group_work divide_scratch(const qn_fit_scratch *scratch, spare_row *spare) {
     int64_t n = padded(scratch->cols);
     qni_group_work work = {.values = scratch->block};
     work.pairs = work.values + n;
-    work.q = (int8_t *)(work.pairs + 2 * n);
-    *spare_q = work.q + n;
+    spare->scales = (uint16_t *)(work.pairs + 2 * n);
+    work.q = (int8_t *)(spare->scales + n);
+    spare->q = work.q + n;
     return work;
+}
+
+static int64_t group_columns(int64_t first, int64_t cols, int64_t group_size) {
+    return cols - first < group_size ? cols - first : group_size;
+}
+
+static int64_t group_size_of(qn_codec codec, int64_t cols) {
+    return codec.group_size > 0 ? codec.group_size : cols;
+}
+
+/* Whether groups may be fitted eight at a time. */
+static bool fits_eight(qn_codec codec, qn_fit_rule rule, const float *h) {
+    return codec.code == QN_CODE_TERNARY && rule == QN_FIT_OPTIMAL && !h && codec.group_size > 0 &&
+           codec.group_size % QNI_LANES8 == 0;
+}
+
+static void fit_groups(qn_codec codec, qn_fit_rule rule, const float *w, const float *h, int64_t cols,
+                       const qni_group_work *work, int8_t *q, uint16_t *scales) {
+    qni_group_fit *fit = fit_table[codec.code][rule];
+    const int64_t group_size = group_size_of(codec, cols);
+    int64_t first = 0;
+    const int64_t eight = QNI_LANES8 * group_size;
+    for (; fits_eight(codec, rule, h) && cols - first >= eight; first += eight, scales += QNI_LANES8)
+        qni_fit_ternary_eight(w + first, group_size, work, q + first, scales);
+    for (; first < cols; first += group_size)
+        *scales++ =
+            fit(w + first, h ? h + first : NULL, group_columns(first, cols, group_size), work, q + first);
+}
+
+void qn_fit_row_codes(qn_codec codec, qn_fit_rule rule, const float *w, const float *h, int64_t cols,
+                      qn_fit_scratch *scratch, int8_t *q, uint16_t *scales) {
+    spare_row spare;
+    const qni_group_work work = divide_scratch(scratch, &spare);
+    fit_groups(codec, rule, w, h, cols, &work, q, scales);
 }
 
 double qn_fit_row(qn_codec codec, qn_fit_rule rule, const float *w, const float *h, int64_t cols,
                   qn_fit_scratch *scratch, int8_t *q, uint16_t *scales) {
-    int8_t *spare;
-    qni_group_work work = divide_scratch(scratch, &spare);
-    qni_group_fit *fit = fit_table[codec.code][rule];
-    int64_t group_size = codec.group_size > 0 ? codec.group_size : cols;
+    spare_row spare;
+    const qni_group_work work = divide_scratch(scratch, &spare);
+    const int64_t group_size = group_size_of(codec, cols);
     double error = 0;
-    for (int64_t first = 0, g = 0; first < cols; first += group_size, g++) {
-        int64_t n = cols - first < group_size ? cols - first : group_size;
-        const float *group_h = h ? h + first : NULL;
-        int8_t *group_q = q ? q + first : spare;
-        uint16_t bits = fit(w + first, group_h, n, &work, group_q);
-        error += qni_group_error(w + first, group_h, n, group_q, bits, &work);
-        if (scales) scales[g] = bits;
-    }
+    if (!q) q = spare.q;
+    if (!scales) scales = spare.scales;
+    fit_groups(codec, rule, w, h, cols, &work, q, scales);
+    for (int64_t first = 0; first < cols; first += group_size)
+        error += qni_group_error(w + first, h ? h + first : NULL, group_columns(first, cols, group_size),
+                                 q + first, *scales++, &work);
     return error;
 }

@@ -10,6 +10,7 @@
 #include "base/clones.h"
 #include "fit/group_fit.h"
 #include "fit/lanes.h"
+#include "fit/ternary_eight.h"
 
 #include <stdbool.h>
 #include <stdlib.h>
@@ -101,11 +102,15 @@ QNI_LANE_INLINE void sum_both_plain(const float *magnitude, int64_t n, bracket *
     b->high.h = (double)b->high.count;
 }
 
+/* Widens bounds that come from sums in float of n magnitudes by more than those may be off. */
+static inline double plain_margin(int64_t n) {
+    return 0x1p-23 * (double)(n / QNI_LANES8 + 16);
+}
+
 /* Narrows the bounds until the supports are one or stand still. Every bound on the way is valid, so the loop
  * may end at any time; each turn but the last shrinks the set between the two. */
 QNI_LANE_INLINE void narrow(const float *magnitude, const float *h, int64_t n, float max, bracket *b) {
-    const int64_t lane_terms = n / QNI_LANES8 + 16;
-    double margin = h ? 0x1p-20 : 0x1p-23 * (double)lane_terms;
+    const double margin = h ? 0x1p-20 : plain_margin(n);
     int64_t between = INT64_MAX;
     b->low_threshold = 0;
     b->high_threshold = (float)((double)max / 2 * (1 + margin));
@@ -151,11 +156,30 @@ static int by_magnitude_descending(const void *a, const void *b) {
     return (*x < *y) - (*x > *y);
 }
 
+enum {
+    FEW = 24
+}; /* pairs that are sorted faster by insertion; in the same order, for qsort of glibc is stable, too */
+
+static void sort_pairs(float *pairs, int64_t n) {
+    if (n > FEW) {
+        qsort(pairs, (size_t)n, 2 * sizeof *pairs, by_magnitude_descending);
+        return;
+    }
+    for (int64_t i = 1; i < n; i++) {
+        const float magnitude = pairs[2 * i], h = pairs[2 * i + 1];
+        int64_t at = i;
+        for (; at > 0 && pairs[2 * at - 2] < magnitude; at--)
+            memcpy(pairs + 2 * at, pairs + 2 * at - 2, 2 * sizeof *pairs);
+        pairs[2 * at] = magnitude;
+        pairs[2 * at + 1] = h;
+    }
+}
+
 /* The best scale among the supports between both bounds. */
 static double search_between(const float *magnitude, const float *h, int64_t n, const bracket *b,
                              float *pairs) {
     int64_t count = take_between(magnitude, h, n, b, pairs);
-    qsort(pairs, (size_t)count, 2 * sizeof *pairs, by_magnitude_descending);
+    sort_pairs(pairs, count);
     double s = b->high.s, h_sum = b->high.h, best = s * s / h_sum, scale = s / h_sum;
     for (int64_t i = 0; i < count; i++) {
         s += (double)pairs[2 * i + 1] * (double)pairs[2 * i];
@@ -165,6 +189,10 @@ static double search_between(const float *magnitude, const float *h, int64_t n, 
         scale = s / h_sum;
     }
     return scale;
+}
+
+static double best_scale(const float *magnitude, const float *h, int64_t n, const bracket *b, float *pairs) {
+    return b->low.count == b->high.count ? b->high.s / b->high.h : search_between(magnitude, h, n, b, pairs);
 }
 
 QNI_CLONES
@@ -186,9 +214,25 @@ uint16_t qni_fit_ternary(const float *w, const float *h, int64_t n, const qni_gr
 
     bracket b;
     bracket_support(magnitude, h, n, max, &b);
-    double scale =
-        b.low.count == b.high.count ? b.high.s / b.high.h : search_between(magnitude, h, n, &b, work->pairs);
-    return choose_for_scale(w, n, scale, q);
+    return choose_for_scale(w, n, best_scale(magnitude, h, n, &b, work->pairs), q);
+}
+
+void qni_fit_ternary_eight(const float *w, int64_t n, const qni_group_work *work, int8_t *q,
+                           uint16_t *scales) {
+    qni_eight_brackets all;
+    qni_bracket_eight(w, n, plain_margin(n), work->values, work->pairs, &all);
+    for (int64_t g = 0; g < QNI_LANES8; g++) {
+        const float *magnitude = work->values + g * n;
+        const bracket b = {
+            .low_threshold = all.low_threshold[g],
+            .high_threshold = all.high_threshold[g],
+            .low = {.count = all.low_count[g]},
+            .high = {.s = all.high_sum[g], .h = (double)all.high_count[g], .count = all.high_count[g]}};
+        const float max = all.max[g];
+        const double scale =
+            max < vanishing || max > enormous ? (double)max : best_scale(magnitude, NULL, n, &b, work->pairs);
+        scales[g] = choose_for_scale(w + g * n, n, scale, q + g * n);
+    }
 }
 
 QNI_CLONES

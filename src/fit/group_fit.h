@@ -18,6 +18,11 @@ typedef uint16_t qni_group_fit(const float *w, const float *h, int64_t n, const 
 qni_group_fit qni_fit_sign, qni_fit_sign_published, qni_fit_ternary, qni_fit_ternary_published, qni_fit_q4,
     qni_fit_q4_published;
 
+/* qni_fit_ternary of eight groups of n columns one after the other, n a multiple of 8, each with weights 1; the same bits. The
+ * arrays of WORK hold all eight. */
+void qni_fit_ternary_eight(const float *w, int64_t n, const qni_group_work *work, int8_t *q,
+                           uint16_t *scales);
+
 /* The stored form of scale s >= 0: nearest fp16, kept within [2^-24, 65504]; 0 stays 0. */
 uint16_t qni_scale_bits(double s);
 

@@ -48,7 +48,7 @@ static void encode_row(void *user, int64_t row, const float *w, qni_row_tools *t
     const qn_codec codec = pass->e->bands[band].codec;
     const qn_plane_arrays *to = &pass->arrays.planes[band][0];
     const int64_t n_groups = qn_codec_groups(codec, cols);
-    qn_fit_row(codec, pass->options->rule, w, pass->h, cols, &tools->scratch, tools->q, tools->scales);
+    qn_fit_row_codes(codec, pass->options->rule, w, pass->h, cols, &tools->scratch, tools->q, tools->scales);
     qn_codec_pack_row(codec, tools->q, cols, to->codes + i * qn_codec_code_bytes(codec, cols));
     qn_scales_pack(QN_SCALE_F16, tools->scales, n_groups, to->scales + 2 * i * n_groups);
 }

@@ -39,6 +39,10 @@ QN_API void qn_fit_scratch_release(qn_fit_scratch *scratch);
 QN_API double qn_fit_row(qn_codec codec, qn_fit_rule rule, const float *w, const float *h, int64_t cols,
                          qn_fit_scratch *scratch, int8_t *q, uint16_t *scales);
 
+/* The same codes and scales, without the error, which costs as much again; neither may be NULL. */
+QN_API void qn_fit_row_codes(qn_codec codec, qn_fit_rule rule, const float *w, const float *h, int64_t cols,
+                             qn_fit_scratch *scratch, int8_t *q, uint16_t *scales);
+
 #ifdef __cplusplus
 }
 #endif

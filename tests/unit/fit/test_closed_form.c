@@ -116,6 +116,33 @@ static void test_no_code_and_scale_is_better(void **state) {
     }
 }
 
+/* Groups that are fitted eight at a time against the same groups alone: the same codes, and the same bits of the scales. */
+static void test_eight_groups_are_each_as_alone(void **state) {
+    (void)state;
+    static const int32_t sizes[] = {8, 24, 64, 128, 192};
+    static float w[MAX_COLS];
+    static int8_t q[MAX_COLS], alone_q[MAX_COLS];
+    static uint16_t scales[MAX_COLS], alone[MAX_COLS];
+    for (int trial = 0; trial < 400; trial++) {
+        const int32_t n = sizes[trial % 5];
+        const int64_t cols = 8 * n * (1 + trial % 2) + (trial % 3) * n + trial % 7;
+        const qn_codec codec = {QN_CODE_TERNARY, n, QN_SCALE_F16}, whole = {QN_CODE_TERNARY, 0, QN_SCALE_F16};
+        fill(trial / 5 % N_KINDS, w, cols);
+        if (trial % 11 == 0) memset(w + n, 0, (size_t)n * sizeof *w); /* a group of zeros among others */
+        if (trial % 13 == 0) w[2 * n] = 0x1p70f;
+        if (trial % 17 == 0)
+            for (int32_t i = 0; i < n; i++) w[i] *= 0x1p-30f;
+        qn_fit_row_codes(codec, QN_FIT_OPTIMAL, w, NULL, cols, &scratch, q, scales);
+        for (int64_t first = 0, g = 0; first < cols; first += n, g++) {
+            const int64_t some = cols - first < n ? cols - first : n;
+            qn_fit_row_codes(whole, QN_FIT_OPTIMAL, w + first, NULL, some, &scratch, alone_q + first,
+                             alone + g);
+        }
+        assert_memory_equal(q, alone_q, (size_t)cols);
+        assert_memory_equal(scales, alone, (size_t)((cols + n - 1) / n) * sizeof *scales);
+    }
+}
+
 /* Every fast group fit must find the support the sort finds. */
 static void check_against_reference(qn_codec codec, const float *w, const float *h, int64_t cols) {
     static uint16_t scales[MAX_COLS];
@@ -337,6 +364,7 @@ int main(void) {
         cmocka_unit_test(test_zero_groups),
         cmocka_unit_test(test_scales_stay_within_fp16),
         cmocka_unit_test(test_weights_without_a_say_are_left_out),
+        cmocka_unit_test(test_eight_groups_are_each_as_alone),
     };
     return cmocka_run_group_tests(tests, make_scratch, drop_scratch);
 }
