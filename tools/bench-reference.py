@@ -2,7 +2,8 @@
 """What `quern bench` is compared with: the same work done by tokenizers, transformers and sha256sum, as JSON rows.
 
     bench-reference.py SUITE --model DIR --docs FILE.txt [--threads N] [--repeats N]
-    bench-reference.py train --shape NAME --compute f32|bf16 [--compile] [--threads N] [--repeats N]
+    bench-reference.py train|distill --shape NAME --compute f32|bf16 [--compile] [--threads N] [--repeats N]
+    bench-reference.py fit [--threads N] [--repeats N]
 
 SUITE is tokenizer, score or pack. Needs requirements-test.txt (pack: nothing). Rows have the fields of `quern bench
 --json` and carry the digest or the loss that shows both sides did the same work.
@@ -145,45 +146,229 @@ SHAPES = {"demo": ("demo", 256, 4, 4, 2, 64, 384, 2048, 8, 512),
           "2048": ("hidden 2048", 2048, 2, 16, 8, 128, 6144, 4096, 2, 512)}
 
 
-def train(args):
-    """Steps of a Qwen3 of transformers: loss, backward, clip and the fused AdamW, all weights in f32. With bf16, torch's
-    autocast runs the products in bf16."""
-    import torch
+def qwen3(shape, **changes):
+    """The shape's model of random weights, all in f32."""
     import transformers
 
-    torch.set_num_threads(args.threads)
-    torch.manual_seed(0)
-    name, hidden, layers, heads, kv_heads, head_dim, wide, vocab, batch, context = SHAPES[args.shape]
-    config = transformers.Qwen3Config(
-        vocab_size=vocab, hidden_size=hidden, intermediate_size=wide, num_hidden_layers=layers, num_attention_heads=heads,
-        num_key_value_heads=kv_heads, head_dim=head_dim, tie_word_embeddings=True, eos_token_id=None, bos_token_id=None)
-    model = transformers.Qwen3ForCausalLM(config).float().train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
-    ids = torch.randint(0, vocab, (batch, context))
+    _, hidden, layers, heads, kv_heads, head_dim, wide, vocab, _, _ = SHAPES[shape]
+    settings = {"vocab_size": vocab, "hidden_size": hidden, "intermediate_size": wide, "num_hidden_layers": layers,
+                "num_attention_heads": heads, "num_key_value_heads": kv_heads, "head_dim": head_dim,
+                "tie_word_embeddings": True, "eos_token_id": None, "bos_token_id": None}
+    return transformers.Qwen3ForCausalLM(transformers.Qwen3Config(**(settings | changes))).float().train()
 
-    def loss_of(ids):
-        logits = model(input_ids=ids, use_cache=False).logits
-        return torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
 
+def measure_steps(args, suite, case, n_tokens, parameters, loss_of):
+    """Steps of loss, backward, clip and the fused AdamW. With bf16, autocast runs the products in bf16."""
+    import torch
+
+    parameters = list(parameters)
+    optimizer = torch.optim.AdamW(parameters, lr=1e-4, fused=True)
     loss = torch.compile(loss_of) if args.compile else loss_of
 
     def step():
         with torch.autocast("cpu", dtype=torch.bfloat16, enabled=args.compute == "bf16"):
-            value = loss(ids)
+            value = loss()
         optimizer.zero_grad()
         value.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
         optimizer.step()
 
     step()  # compiles; neither its time nor its memory counts
-    row = measure("train", f"{name}, {args.compute}", "tokens/s", batch * context, args.repeats, step)
+    row = measure(suite, f"{case}, {args.compute}", "tokens/s", n_tokens, args.repeats, step)
     row["by"] = f"torch {torch.__version__.split('+')[0]}, {'compiled' if args.compile else 'eager'}"
-    return [row]
+    return row
+
+
+def train(args):
+    """Steps of a Qwen3 of transformers on the cross entropy of random ids."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    name, vocab, batch, context = [SHAPES[args.shape][i] for i in (0, 7, 8, 9)]
+    model = qwen3(args.shape)
+    ids = torch.randint(0, vocab, (batch, context))
+
+    def loss():
+        logits = model(input_ids=ids, use_cache=False).logits
+        return torch.nn.functional.cross_entropy(logits[:, :-1].float().flatten(0, 1), ids[:, 1:].flatten())
+
+    return [measure_steps(args, "train", name, batch * context, model.parameters(), loss)]
+
+
+def low_bit(layer, code, group_size):
+    """Makes a linear layer's weight one of low bits: latents that are rounded on every use, straight through, and a scale
+    that is trained for every group of columns. Thresholds of trits stay at half a scale."""
+    import torch
+
+    class Rounding(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx, latents, scales):
+            grouped, s = latents.view(*scales.shape, group_size), scales[..., None]
+            if code == "sign":
+                codes = torch.where(grouped < 0, -1.0, 1.0)
+            else:
+                codes = (grouped > s / 2).float() - (grouped < -s / 2).float()
+            ctx.save_for_backward(codes)
+            return (codes * s).view_as(latents)
+
+        @staticmethod
+        def backward(ctx, gradient):
+            codes, = ctx.saved_tensors
+            return gradient, (gradient.view_as(codes) * codes).sum(-1)
+
+    class LowBit(torch.nn.Module):
+        def __init__(self, weight):
+            super().__init__()
+            magnitudes = weight.detach().abs().view(weight.shape[0], -1, group_size).mean(-1)
+            self.scales = torch.nn.Parameter(magnitudes if code == "sign" else 1.5 * magnitudes)
+
+        def forward(self, latents):
+            return Rounding.apply(latents, self.scales)
+
+    torch.nn.utils.parametrize.register_parametrization(layer, "weight", LowBit(layer.weight), unsafe=True)
+
+
+def distill(args):
+    """Steps of one block towards a random stream, its matrices of low bits; the batch is that of src/cli/bench_distill.c."""
+    import torch
+    import torch.nn.utils.parametrize
+
+    torch.set_num_threads(args.threads)
+    name, hidden, batch, context = [SHAPES[args.shape][i] for i in (0, 1, 8, 9)]
+    batch = 6
+    rows = []
+    for code, group_size in (("sign", 128), ("ternary", 64)):
+        torch.manual_seed(0)
+        model = qwen3(args.shape, num_hidden_layers=1).model
+        block = model.layers[0]
+        for layer in [m for m in block.modules() if isinstance(m, torch.nn.Linear)]:
+            low_bit(layer, code, group_size)
+        stream, target = torch.rand(batch, context, hidden) * 2 - 1, torch.rand(batch, context, hidden) * 2 - 1
+        positions = torch.arange(context)[None]
+        rotary = model.rotary_emb(stream, positions)
+
+        def loss():
+            y = block(stream, attention_mask=None, position_ids=positions, position_embeddings=rotary)
+            return torch.nn.functional.mse_loss(y[0] if isinstance(y, tuple) else y, target)
+
+        rows.append(measure_steps(args, "distill", f"block, {name}, {code}", batch * context, block.parameters(), loss))
+    return rows
+
+
+def ternary_scales(w, importance, group_size):
+    """[R, groups]: exact scales for sum h (w - s q)^2, from the sorted magnitudes of each group."""
+    magnitudes = w.abs().view(w.shape[0], -1, group_size)
+    magnitudes, order = magnitudes.sort(-1, descending=True)
+    h = importance.view(1, -1, group_size).expand_as(magnitudes).gather(-1, order)
+    s, total = (h * magnitudes).cumsum(-1), h.cumsum(-1)
+    best = (s * s / total).argmax(-1, keepdim=True)
+    return (s / total).gather(-1, best).squeeze(-1).half().float()
+
+
+def trits(w, s):
+    return (w > s / 2).float() - (w < -s / 2).float()
+
+
+def feedback(w, metric, scales, group_size, block=128):
+    """Codes by GPTQ (Frantar et al., 2022) in blocks, inputs in decreasing order of their moments."""
+    import torch
+
+    n = w.shape[1]
+    order = torch.argsort(metric.diagonal(), descending=True)
+    damped = metric[order][:, order] + 0.01 * metric.diagonal().mean() * torch.eye(n)
+    factor = torch.linalg.cholesky(torch.cholesky_inverse(torch.linalg.cholesky(damped)), upper=True)
+    w, s = w[:, order].clone(), scales.repeat_interleave(group_size, 1)[:, order]
+    codes = torch.empty_like(w)
+    for first in range(0, n, block):
+        end = min(first + block, n)
+        here, errors = w[:, first:end].T.contiguous(), torch.empty(end - first, w.shape[0])
+        here_s = s[:, first:end].T.contiguous()
+        u = factor[first:end, first:end]
+        for i in range(end - first):
+            q = trits(here[i], here_s[i])
+            codes[:, first + i] = q
+            errors[i] = (here[i] - here_s[i] * q) / u[i, i]
+            here[i + 1:] -= u[i, i + 1:, None] * errors[i]
+        w[:, end:] -= errors.T @ factor[first:end, end:]
+    return codes[:, torch.argsort(order)]
+
+
+def refit(w, metric, codes, scales, group_size):
+    """The best scales of all groups of a row together, by normal equations."""
+    import torch
+
+    rows, n_groups = scales.shape
+    in_groups = codes.view(rows, n_groups, group_size)
+    gradient = (w - codes * scales.repeat_interleave(group_size, 1)) @ metric
+    normal = torch.empty(rows, n_groups, n_groups)
+    for g in range(n_groups):
+        reached = in_groups[:, g] @ metric[g * group_size:(g + 1) * group_size]
+        normal[:, g] = (reached.view_as(in_groups) * in_groups).sum(-1)
+    diagonal = normal.diagonal(dim1=1, dim2=2)
+    diagonal.copy_(torch.where(diagonal > 0, diagonal * 1.001, 1.0))
+    change = torch.linalg.solve(normal, (gradient.view_as(in_groups) * in_groups).sum(-1))
+    fitted = scales + change
+    return torch.where((fitted > 0.2 * scales) & (fitted < 4 * scales), fitted, scales).half().float()
+
+
+def descend(w, metric, codes, scales, group_size, block=128):
+    """One sweep of coordinate descent over the codes, inputs in decreasing order of their moments."""
+    import torch
+
+    order = torch.argsort(metric.diagonal(), descending=True)
+    metric, back = metric[order][:, order], torch.argsort(order)
+    s = scales.repeat_interleave(group_size, 1)[:, order].T.contiguous()
+    q = codes[:, order].T.contiguous()
+    gradient = metric @ (w[:, order].T - s * q)  # [C, R]: a row is an input
+    for first in range(0, len(metric), block):
+        end = min(first + block, len(metric))
+        here, changes = gradient[first:end], torch.empty(end - first, w.shape[0])
+        for i in range(end - first):
+            j = first + i
+            new = trits(s[j] * q[j] + here[i] / metric[j, j], s[j])
+            changes[i] = s[j] * (new - q[j])
+            q[j] = new
+            here[i + 1:] -= metric[first + i + 1:end, j, None] * changes[i]
+        gradient[end:] -= metric[end:, first:end] @ changes
+    return q.T[:, back].contiguous()
+
+
+def fit(args):
+    """A 2048 x 2048 layer into trits in groups of 64: GPTQ, and GPTQ with four sweeps of refit and coordinate descent. The layer
+    is made as in src/cli/bench_fit.c."""
+    import torch
+
+    torch.set_num_threads(args.threads)
+    torch.manual_seed(0)
+    size, directions, group_size = 2048, 32, 64
+    w = (torch.rand(size, size) * 2 - 1) / 16
+    scale = torch.exp2(2 * (torch.rand(size) * 2 - 1))
+    shared = scale[:, None] * (torch.rand(size, directions) * 2 - 1) / 4
+    metric = torch.diag(scale * scale / 2) + shared @ shared.T
+    errors = []
+
+    def run(sweeps):
+        scales = ternary_scales(w, metric.diagonal(), group_size)
+        codes = feedback(w, metric, scales, group_size)
+        for _ in range(sweeps):
+            scales = refit(w, metric, codes, scales, group_size)
+            codes = descend(w, metric, codes, scales, group_size)
+        left = w - codes * scales.repeat_interleave(group_size, 1)
+        errors[:] = [100 * ((left @ metric) * left).sum().item() / ((w @ metric) * w).sum().item()]
+
+    rows = []
+    for name, sweeps in (("feedback", 0), ("descent", 4)):
+        row = measure("fit", f"{name}, 2048 x 2048", "Mweight/s", size * size / 1e6, args.repeats, lambda n=sweeps: run(n))
+        row["by"] = f"torch {torch.__version__.split('+')[0]}, {errors[0]:.3g} % error"
+        rows.append(row)
+    return rows
 
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    suites = {"tokenizer": tokenizer, "score": score, "pack": pack, "train": train}
+    suites = {"tokenizer": tokenizer, "score": score, "pack": pack, "train": train, "distill": distill,
+              "fit": fit}
     parser.add_argument("suite", choices=suites)
     parser.add_argument("--model")
     parser.add_argument("--docs")
@@ -193,7 +378,7 @@ def main():
     parser.add_argument("--compute", choices=("f32", "bf16"), default="f32")
     parser.add_argument("--compile", action="store_true")
     args = parser.parse_args()
-    if args.suite not in ("pack", "train") and not (args.model and args.docs):
+    if args.suite in ("tokenizer", "score") and not (args.model and args.docs):
         parser.error(f"suite {args.suite} needs --model and --docs")
     json.dump({"threads": args.threads, "repeats": args.repeats, "rows": suites[args.suite](args)}, sys.stdout)
     print()

@@ -11,13 +11,16 @@ import pathlib
 import sys
 
 
+BY_PROCESSOR_TIME = ("train", "distill", "fit")
+
+
 def best_rows(path):
     """Case and who did it -> its best row over all lines of the file, and its best rate per core."""
     best = {}
     for line in pathlib.Path(path).read_text(encoding="utf-8").splitlines():
         for row in json.loads(line)["rows"]:
             # scoring: its better way of two counts
-            key = row["suite"], row["case"], row.get("by", "") if row["suite"] == "train" else ""
+            key = row["suite"], row["case"], row.get("by", "") if row["suite"] in BY_PROCESSOR_TIME else ""
             if row.get("cores", 0) <= 0:
                 continue  # a measured limit, no case
             old = best.get(key, row | {"per_core": 0.0})
@@ -49,9 +52,10 @@ def print_stages(quern, reference):
               f"{theirs['peak_rss_bytes'] / 1e6:.0f} |".replace("| 0 |", "| |"))
 
 
-def print_training(quern, reference):
+def print_shares(quern, reference):
     """Rates by processor time, and the share of the multiply-adds that the machine could do in it."""
-    print("| shape | against | Quern tokens/s | reference | ratio | Quern share | reference share | Quern peak MB | "
+    unit = next(iter(quern.values()))["unit"]
+    print(f"| case | against | Quern {unit} | reference | ratio | Quern share | reference share | Quern peak MB | "
           "reference peak MB |")
     print("|---|---|---:|---:|---:|---:|---:|---:|---:|")
     for (suite, case, _), ours in quern.items():
@@ -67,8 +71,8 @@ def print_training(quern, reference):
 
 def main():
     quern, reference = best_rows(sys.argv[1]), best_rows(sys.argv[2])
-    is_training = all(key[0] == "train" for key in quern)
-    (print_training if is_training else print_stages)(quern, reference)
+    has_shares = all(key[0] in BY_PROCESSOR_TIME for key in quern)
+    (print_shares if has_shares else print_stages)(quern, reference)
 
 
 if __name__ == "__main__":
