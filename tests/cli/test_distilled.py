@@ -1,0 +1,284 @@
+"""quern compress with recipes that train: what is reported, one SHA-256 whatever happens to the run, and what a work folder
+is good for."""
+
+import os
+import random
+import subprocess
+import sys
+import time
+
+import support
+from test_calibrated import text
+
+RECIPE = """name: small
+calibrate: {tokens: 1024, context: 64, fisher_tokens: 256}
+quantize: {sweeps: 2, group_size: 16}
+distill: {steps: 12, batch: 2, lr: 0.02}
+finetune: {tokens: 1024, steps: 10, batch: 2, lr: 0.02}
+"""
+BUDGET = 24600  # of the model below: as in test_calibrated
+N_LAYERS = 2
+DEMO_RECIPE = """name: demo
+calibrate: {tokens: 4096, context: 128, fisher_tokens: 1024}
+quantize: {sweeps: 2}
+distill: {steps: 24, batch: 4}
+finetune: {tokens: 8192, steps: 24, batch: 4, lr: 0.01}
+"""
+
+
+class DistilledTest(support.CliTest):
+    """A tiny model, its calibration text and a small recipe that trains."""
+
+    def setUp(self):
+        super().setUp()
+        self.model = self.tiny(hidden=32, intermediate=48)
+        self.text = self.write("text.txt", text(1))
+        self.recipe = self.write("small.yaml", RECIPE)
+
+    def arguments(self, name, *options, recipe=None, track="ternary"):
+        return ("compress", self.model, "--track", track, "-o", self.root / name, *support.GENEROUS, "--tokenizer",
+                "byte", "--text", self.text, "--recipe", recipe or self.recipe, "--bytes", BUDGET, *options)
+
+    def run_small(self, name, *options, **more):
+        report = self.quern_json(*self.arguments(name, *options, **more))
+        self.assertEqual(report["sha256"], support.sha256(self.root / name))
+        self.assertEqual(report["bytes"], (self.root / name).stat().st_size)
+        return report
+
+    def digest(self, name, *options, **more):
+        return self.run_small(name, *options, **more)["sha256"]
+
+    def other_recipe(self, old, new):
+        self.assertIn(old, RECIPE)
+        return self.write("other.yaml", RECIPE.replace(old, new))
+
+
+class Reports(DistilledTest):
+
+    def test_blocks_and_the_whole(self):
+        for track in support.TRACKS:
+            report = self.run_small(f"{track}.zip", track=track)
+            self.assertEqual(len(report["distilled_blocks"]), N_LAYERS)
+            for block in report["distilled_blocks"]:
+                self.assertEqual(block["steps"], 12)
+                self.assertLessEqual(block["best_loss"], block["first_loss"])
+                self.assertEqual(block["best_step"] > 0, block["best_loss"] < block["first_loss"])
+                self.assertFalse(block["diverged"])
+                self.assertEqual(block["was_trap"], block["best_loss"] < block["first_loss"]
+                                 and block["best_kl"] > block["first_kl"])
+            whole = report["finetuned"]
+            self.assertEqual(whole["steps"], 10)
+            self.assertGreater(whole["best_step"], 0)
+            self.assertLess(whole["best_loss"], whole["first_loss"])
+            profile = self.write_json("profile.json", {"budget_bits": 16})
+            self.quern("verify", self.root / f"{track}.zip", "--track", track, "--profile", profile)
+
+    def test_a_table_for_people(self):
+        out = self.quern(*self.arguments("a.zip")).out
+        self.assertIn("divergence at the head", out)
+        self.assertRegex(out, r"whole model +[0-9.]+ -> [0-9.]+ nats on held-back text, step \d+ of 10")
+
+    def test_fast_trains_nothing(self):
+        fast = self.run_small("fast.zip", "--effort", "fast", "--work", self.root / "work")
+        self.assertEqual((fast["distilled_blocks"], fast["finetuned"]["steps"]), ([], 0))
+        self.assertEqual({path.name.split("-")[0] for path in (self.root / "work").iterdir()}, {"matrix"})
+        nothing = self.write("nothing.yaml", RECIPE.replace("steps: 12", "steps: 0").replace("steps: 10", "steps: 0"))
+        self.assertEqual(self.digest("nothing.zip", recipe=nothing), fast["sha256"])
+        self.assertNotEqual(self.digest("trained.zip"), fast["sha256"])
+        self.assert_refused(*self.arguments("a.zip", "--effort", "high"), code=2,
+                            words=["--effort is 'high'", "fast, default or max"])
+
+    def test_max_takes_more_steps(self):
+        report = self.run_small("max.zip", "--effort", "max")
+        self.assertEqual([block["steps"] for block in report["distilled_blocks"]], [24] * N_LAYERS)
+        self.assertEqual(report["finetuned"]["steps"], 40)
+
+    def test_each_stage_by_itself(self):
+        for stage, steps, n_blocks, n_steps in (("distill", "steps: 12", 0, 10), ("finetune", "steps: 10", N_LAYERS, 0)):
+            with self.subTest(without=stage):
+                report = self.run_small(f"{stage}.zip", recipe=self.other_recipe(steps, "steps: 0"))
+                self.assertEqual(len(report["distilled_blocks"]), n_blocks)
+                self.assertEqual(report["finetuned"]["steps"], n_steps)
+
+    def test_packed_weights_are_those_that_are_scored(self):
+        docs = self.write("docs.txt", text(2, 2))
+        report = self.run_small("a.zip", "--docs", docs)
+        self.quern("export", self.root / "a.zip", "--dense", "-o", self.root / "dense")
+        packed, dense = (self.quern_json("score", self.root / name, "--docs", docs, "--tokenizer", "byte")["ppl"]
+                         for name in ("a.zip", "dense"))
+        self.assertEqual(packed, report["ppl"])
+        self.assertLessEqual(abs(packed / dense - 1), 1e-6)  # the same values, other kernels
+
+    def test_too_little_text(self):
+        few = self.write("few.yaml", RECIPE.replace("batch: 2, lr: 0.02}\nfinetune", "batch: 16, lr: 0.02}\nfinetune"))
+        error = self.assert_refused(*self.arguments("a.zip", recipe=few), words="too little calibration text").err
+        self.assertIn("at least 1088 tokens", error)  # 17 sequences: 16 a step and one held back
+
+
+class SameBytes(DistilledTest):
+
+    def test_threads(self):
+        for track in support.TRACKS:
+            one, two = (self.digest(f"{track}{n}.zip", "--threads", n, track=track) for n in (1, 2))
+            self.assertEqual(one, two)
+
+    def test_work_folder_changes_nothing(self):
+        work = self.root / "work"
+        first = self.digest("a.zip")
+        self.assertEqual(self.digest("b.zip", "--work", work), first)
+        again = self.run_small("c.zip", "--work", work, "--resume", "--threads", 2)
+        self.assertEqual(again["sha256"], first)
+        self.assertEqual([block["steps"] for block in again["distilled_blocks"]], [0] * N_LAYERS)  # done before
+        self.assertEqual(again["finetuned"]["steps"], 0)
+        for prefix in ("trained-", "block-", "tuned-", "model-", "matrix-"):
+            for n, path in enumerate(sorted(work.glob(prefix + "*"))):
+                if n % 3 == 0:
+                    path.unlink()
+            with self.subTest(lost=prefix):
+                self.assertEqual(self.digest("d.zip", "--work", work, "--resume"), first)
+
+    def whole_files(self, work):
+        """Without what a kill leaves half made."""
+        return sorted(path.name for path in work.iterdir() if ".tmp-" not in path.name)
+
+    def killed(self, name, work, seconds):
+        """Starts or resumes a run and kills it so many seconds later. Whether it was still running."""
+        command = self.arguments(name, "--work", work, "--resume", "--quiet")
+        child = subprocess.Popen([os.environ["QUERN_BIN"], *map(str, command)], stdout=subprocess.DEVNULL)
+        time.sleep(seconds)
+        child.kill()
+        return child.wait() != 0
+
+    def test_killed_at_any_moment(self):
+        seed = int.from_bytes(os.urandom(4), "little")
+        draw = random.Random(seed)
+        began = time.monotonic()
+        first = self.digest("a.zip", "--work", self.root / "whole")
+        seconds, n_killed = time.monotonic() - began, 0
+        for i in range(5):
+            work, name = self.root / f"work{i}", f"killed{i}.zip"
+            for _ in range(draw.randint(1, 2)):
+                n_killed += self.killed(name, work, draw.uniform(0, seconds))
+            with self.subTest(seed=seed, draw=i):
+                self.assertEqual(self.digest(name, "--work", work, "--resume", "--threads", draw.randint(1, 2)), first)
+                self.assertEqual(self.whole_files(work), self.whole_files(self.root / "whole"))
+        self.assertGreater(n_killed, 0, f"seed {seed}")
+
+
+class WorkFolders(DistilledTest):
+
+    def untouched(self, work, prefix):
+        """What tells whether the files of a stage were written again."""
+        return {path.name: path.stat().st_mtime_ns for path in work.glob(prefix + "*")}
+
+    def test_teacher_inputs_share_their_fits(self):
+        """What was trained has no part in such fits, so that other settings of it leave them good."""
+        work, quantize = self.root / "work", ("group_size: 16}", "group_size: 16, inputs: teacher}")
+        self.recipe = self.write("small.yaml", RECIPE.replace(*quantize))
+        self.digest("a.zip", "--work", work)
+        fits = self.untouched(work, "matrix-")
+        longer = self.write("other.yaml", RECIPE.replace(*quantize).replace("steps: 12", "steps: 13"))
+        report = self.run_small("b.zip", "--work", work, "--resume", recipe=longer)
+        self.assertEqual([block["steps"] for block in report["distilled_blocks"]], [13] * N_LAYERS)
+        self.assertEqual(report["sha256"], self.digest("c.zip", recipe=longer))
+        self.assertEqual(self.untouched(work, "matrix-"), fits)
+
+    def test_other_settings_of_a_stage_leave_those_before_good(self):
+        work = self.root / "work"
+        first = self.digest("a.zip", "--work", work)
+        fits, blocks = self.untouched(work, "matrix-"), self.untouched(work, "block-")
+        self.assertEqual((len(fits), len(blocks)), (15, N_LAYERS))
+
+        gentle = self.other_recipe("steps: 10, batch: 2, lr: 0.02", "steps: 7, batch: 2, lr: 0.01")
+        report = self.run_small("b.zip", "--work", work, "--resume", recipe=gentle)
+        self.assertEqual(report["finetuned"]["steps"], 7)
+        self.assertEqual([block["steps"] for block in report["distilled_blocks"]], [0] * N_LAYERS)
+        self.assertEqual(self.untouched(work, "block-"), blocks)
+        self.assertEqual(report["sha256"], self.digest("c.zip", recipe=gentle))
+
+        # Fits see inputs that have passed the blocks trained before: other blocks, other fits.
+        longer = self.other_recipe("steps: 12", "steps: 13")
+        self.assert_refused(*self.arguments("d.zip", "--work", work, "--resume", recipe=longer), code=2,
+                            words=["matrix-00000", "another run", "--work"])
+        self.assertEqual(self.untouched(work, "matrix-"), fits)
+
+        back = self.run_small("f.zip", "--work", work, "--resume")
+        self.assertEqual((back["sha256"], back["finetuned"]["steps"]), (first, 0))
+
+    def test_damaged_files(self):
+        work = self.root / "work"
+        first = self.digest("a.zip", "--work", work)
+        common = self.arguments("b.zip", "--work", work, "--resume")
+        for pattern in ("block-*-00001*", "tuned-*-00003*", "model-*"):
+            path = next(work.glob(pattern))
+            whole = path.read_bytes()
+            for data in (b"", whole[:-1], b"\xff" * len(whole)):
+                path.write_bytes(data)
+                if pattern.startswith("tuned"):  # made again from the finished model's parameters
+                    self.assertEqual(self.digest("c.zip", "--work", work, "--resume"), first)
+                else:
+                    self.assert_refused(*common, words=path.name)
+            path.write_bytes(whole)
+        self.assertEqual(self.digest("d.zip", "--work", work, "--resume"), first)
+
+    def test_a_damaged_teacher_cache(self):
+        work = self.root / "work"
+        first = self.digest("a.zip", "--work", work)
+        (cache,) = work.glob("teacher-*.cache")
+        whole = cache.read_bytes()
+        for path in work.glob("model-*"):
+            path.unlink()  # so that the whole model is tuned again
+        middle = len(whole) // 2
+        for data in (b"", whole[:-1], whole[:middle] + bytes([whole[middle] ^ 1]) + whole[middle + 1:]):
+            cache.write_bytes(data)
+            with self.subTest(n_bytes=len(data)):  # inside, damage is found when it is read: after the cache was opened
+                self.assert_refused(*self.arguments("b.zip", "--work", work, "--resume", "--quiet"), words=cache.name)
+        cache.unlink()
+        self.assertEqual(self.digest("b.zip", "--work", work, "--resume"), first)
+        self.assertEqual(cache.read_bytes(), whole)
+
+
+def python_with_torch():
+    """An interpreter that can run the validator; skips the test without one."""
+    for python in (sys.executable, support.SOURCE / "build" / "venv" / "bin" / "python"):
+        try:
+            if subprocess.run([python, "-c", "import torch, transformers"], capture_output=True, check=False).returncode == 0:
+                return python
+        except OSError:
+            continue
+    raise support.unittest.SkipTest("no python with torch and transformers")
+
+
+class Demo(support.CliTest):
+    """The demo teacher, with little text and few steps."""
+
+    def compress(self, name, track, *options):
+        teacher = support.demo_teacher()
+        recipe = self.write("demo.yaml", DEMO_RECIPE)
+        docs = self.write("docs.txt", "\n\n".join((teacher / "dev.txt").read_text().split("<|endoftext|>\n")[:3]))
+        return self.quern_json("compress", teacher, "--track", track, "-o", self.root / name, "--text",
+                               teacher / "calibration.txt", "--recipe", recipe, "--docs", docs, *options)
+
+    def test_training_loses_less(self):
+        work = ("--work", self.root / "work")
+        fast = self.compress("fast.zip", "binary", "--effort", "fast")
+        trained = self.compress("trained.zip", "binary", *work)
+        print(f"nats lost: {fast['nats_lost']:.4f} without training, {trained['nats_lost']:.4f} with", flush=True)
+        self.assertLess(trained["nats_lost"], 0.9 * fast["nats_lost"])
+        self.assertEqual(trained["bytes"], fast["bytes"])
+        self.assertTrue(all(trained["gates"].values()), trained["gates"])
+        self.check_validator(self.root / "trained.zip", "binary", trained)
+
+    def check_validator(self, artifact, track, report):
+        """The independent validator accepts the archive, trained norms and all, and finds the same perplexity."""
+        validator = support.shared("validator/validate.py")
+        command = [python_with_torch(), validator, artifact, "--profile", track, "--reference-params",
+                   report["parameters"], "--docs", self.root / "docs.txt", "--tokenizer", support.DEMO, "--manifest-rules"]
+        child = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
+        self.assertEqual(child.returncode, 0, child.stdout + child.stderr)
+        found = support.json.loads(child.stdout.splitlines()[-1])
+        self.assertLessEqual(abs(found["heldout_ppl"] / report["ppl"] - 1), 1e-5)  # two float32 implementations
+
+
+if __name__ == "__main__":
+    support.main()
