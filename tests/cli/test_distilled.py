@@ -1,11 +1,13 @@
 """quern compress with recipes that train: what is reported, one SHA-256 whatever happens to the run, and what a work folder
 is good for."""
 
+import json
 import os
 import random
 import subprocess
 import sys
 import time
+import unittest
 
 import support
 from test_calibrated import text
@@ -246,7 +248,7 @@ def python_with_torch():
                 return python
         except OSError:
             continue
-    raise support.unittest.SkipTest("no python with torch and transformers")
+    raise unittest.SkipTest("no python with torch and transformers")
 
 
 class Demo(support.CliTest):
@@ -255,7 +257,8 @@ class Demo(support.CliTest):
     def compress(self, name, track, *options):
         teacher = support.demo_teacher()
         recipe = self.write("demo.yaml", DEMO_RECIPE)
-        docs = self.write("docs.txt", "\n\n".join((teacher / "dev.txt").read_text().split("<|endoftext|>\n")[:3]))
+        texts = (teacher / "dev.txt").read_text().split("<|endoftext|>\n")[:3]
+        docs = self.write("docs.jsonl", "".join(json.dumps({"text": t}) + "\n" for t in texts))
         return self.quern_json("compress", teacher, "--track", track, "-o", self.root / name, "--text",
                                teacher / "calibration.txt", "--recipe", recipe, "--docs", docs, *options)
 
@@ -273,10 +276,10 @@ class Demo(support.CliTest):
         """The independent validator accepts the archive, trained norms and all, and finds the same perplexity."""
         validator = support.shared("validator/validate.py")
         command = [python_with_torch(), validator, artifact, "--profile", track, "--reference-params",
-                   report["parameters"], "--docs", self.root / "docs.txt", "--tokenizer", support.DEMO, "--manifest-rules"]
+                   report["parameters"], "--docs", self.root / "docs.jsonl", "--tokenizer", support.DEMO, "--manifest-rules"]
         child = subprocess.run(list(map(str, command)), capture_output=True, text=True, check=False)
         self.assertEqual(child.returncode, 0, child.stdout + child.stderr)
-        found = support.json.loads(child.stdout.splitlines()[-1])
+        found = json.loads(child.stdout.splitlines()[-1])
         self.assertLessEqual(abs(found["heldout_ppl"] / report["ppl"] - 1), 1e-5)  # two float32 implementations
 
 
