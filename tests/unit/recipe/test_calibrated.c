@@ -58,6 +58,7 @@ static void bench_open(bench *b, qn_track track) {
     b->recipe.context = 64;
     b->recipe.fisher_tokens = 256;
     b->recipe.group_size = 16;
+    b->recipe.distill.steps = b->recipe.finetune.steps = 0;
     b->options = (qn_compress_options){.model = b->model,
                                        .output = "a.zip",
                                        .profile = &b->profile,
