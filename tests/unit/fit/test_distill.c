@@ -353,7 +353,7 @@ static void test_options_that_make_no_sense(void **state) {
         if (k == 0) o->steps = -1;
         if (k == 1) o->batch = 0;
         if (k == 2) o->lr = 0.0;
-        if (k == 3) o->lr = NAN;
+        if (k == 3) o->lr = (double)NAN;
         if (k == 4) o->temperature = -1.0;
         if (k == 5) o->soft_part = 1.5;
         if (k == 6) o->validation_part = 1.0;
