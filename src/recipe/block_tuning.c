@@ -47,6 +47,19 @@ qn_status qni_layer_trainable(const qn_model *teacher, int64_t layer, const qn_e
     return status;
 }
 
+qn_status qni_take_vectors(const qni_matrix_store *store, qni_run_stage stage, qn_trainable *t,
+                           qn_error *err) {
+    for (int64_t i = 0; i < t->n_parts; i++) {
+        qn_trainable_part *part = &t->parts[i];
+        const qn_layout_entry *e = &t->layout->entries[part->entry];
+        bool found = false;
+        if (!part->has_latents)
+            QN_TRY(qni_vector_store_load(store, stage, part->entry, e->name, e->cols, &found, part->masters,
+                                         err));
+    }
+    return QN_OK;
+}
+
 qn_status qni_trained_block_load(const qni_matrix_store *store, int64_t layer, qn_trainable *t, bool *found,
                                  qn_error *err) {
     qn_trainable_mark mark = {.key = store->keys[QNI_STAGE_TRAINED]};

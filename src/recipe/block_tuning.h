@@ -48,6 +48,10 @@ QN_NODISCARD qn_status qni_layer_trainable(const qn_model *teacher, int64_t laye
                                            const qn_trainable_rates *rates, const qn_context *ctx,
                                            qn_trainable *out, qn_error *err);
 
+/* Norms and biases of T as STAGE left them in the store, where it did; a fit leaves none, an artifact that training goes on from does. */
+QN_NODISCARD qn_status qni_take_vectors(const qni_matrix_store *store, qni_run_stage stage, qn_trainable *t,
+                                        qn_error *err);
+
 /* Parameters of a trained block from the store. */
 QN_NODISCARD qn_status qni_trained_block_load(const qni_matrix_store *store, int64_t layer, qn_trainable *t,
                                               bool *found, qn_error *err);

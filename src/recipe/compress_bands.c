@@ -219,10 +219,10 @@ static qn_status begin_store(const qni_job *job, bands *b, qn_error *err) {
     return QN_OK;
 }
 
-/* Vectors that were trained go into the artifact instead of the teacher's. */
+/* Vectors that were trained, now or before, go into the artifact instead of the teacher's. */
 static qn_status take_vectors(qni_job *job, bands *b, qn_error *err) {
     const qn_recipe *recipe = job->options->recipe;
-    if (recipe->distill.steps == 0 && recipe->finetune.steps == 0) return QN_OK;
+    if (recipe->distill.steps == 0 && recipe->finetune.steps == 0 && !b->start) return QN_OK;
     b->vectors = qni_alloc_array(job->layout->n, sizeof *b->vectors);
     if (!b->vectors) return qni_fail_nomem(err, "vectors");
     b->n_vectors = job->layout->n;
@@ -230,7 +230,7 @@ static qn_status take_vectors(qni_job *job, bands *b, qn_error *err) {
         const qn_layout_entry *e = &job->layout->entries[i];
         const qni_run_stage stage = qni_last_stage(recipe, e->layer);
         bool found = false;
-        if (e->is_matrix || stage == QNI_STAGE_FITTED) continue;
+        if (e->is_matrix || (stage == QNI_STAGE_FITTED && !b->start)) continue;
         QN_TRY(QNI_ALLOC(b->vectors[i], e->cols, e->name, err));
         QN_TRY(qni_vector_store_load(&b->store, stage, i, e->name, e->cols, &found, b->vectors[i], err));
         if (!found) return qn_fail(err, QN_E_IO, "%s: %s has gone", b->store.folder, e->name);

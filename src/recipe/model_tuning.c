@@ -65,26 +65,13 @@ static qn_status load_layer(const model_run *r, int64_t layer, layer_parts *p, q
     return QN_OK;
 }
 
-/* Vectors as the blocks' training left them. */
-static qn_status load_vectors(const model_run *r, qn_trainable *t, qn_error *err) {
-    for (int64_t i = 0; i < t->n_parts; i++) {
-        qn_trainable_part *part = &t->parts[i];
-        const qn_layout_entry *e = &r->layout->entries[part->entry];
-        bool found = false;
-        if (!part->has_latents)
-            QN_TRY(qni_vector_store_load(r->job->store, QNI_STAGE_TRAINED, part->entry, e->name, e->cols,
-                                         &found, part->masters, err));
-    }
-    return QN_OK;
-}
-
 static qn_status fill_layer(const model_run *r, int64_t layer, qn_trainable *t, qn_error *err) {
     const bool is_trained = stage_of(r, layer) == QNI_STAGE_TRAINED;
     bool found = true;
     if (is_trained && r->job->tuning->trained_codes)
         QN_TRY(qni_trained_block_load(r->job->store, layer, t, &found, err));
-    else if (is_trained)
-        QN_TRY(load_vectors(r, t, err));
+    else
+        QN_TRY(qni_take_vectors(r->job->store, stage_of(r, layer), t, err));
     if (found) return QN_OK;
     return qn_fail(err, QN_E_IO, "%s: the trained block %lld has gone", r->job->store->folder,
                    (long long)layer);

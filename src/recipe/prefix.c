@@ -328,9 +328,12 @@ static qn_status make_set(const prefix *p, int64_t layer, qn_trainable *out, qn_
     const qn_encoded **fitted = qni_alloc_array(p->layout->n, sizeof *fitted);
     if (!fitted) return qni_fail_nomem(err, "the matrices of a block");
     for (int64_t i = 0; i < p->layout->n; i++) fitted[i] = &p->lent[i].encoded;
-    const qn_status status = qni_layer_trainable(p->job->teacher, layer, fitted, p->targets,
-                                                 &p->job->options.tuning.rates, p->ctx, out, err);
+    qn_status status = qni_layer_trainable(p->job->teacher, layer, fitted, p->targets,
+                                           &p->job->options.tuning.rates, p->ctx, out, err);
     free(fitted);
+    if (status != QN_OK) return status;
+    status = qni_take_vectors(p->job->store, QNI_STAGE_FITTED, out, err);
+    if (status != QN_OK) qn_trainable_release(out);
     return status;
 }
 

@@ -58,6 +58,17 @@ qn_status qni_start_shapes(const qn_checkpoint *start, const qn_layout *teacher,
     return status;
 }
 
+static qn_status fill_vector(const qn_layout_entry *e, int64_t entry, const qn_weight *w,
+                             const qni_matrix_store *store, qn_error *err) {
+    float *values = NULL;
+    QN_TRY(QNI_ALLOC(values, e->cols, e->name, err));
+    qn_status status = qn_view_to_f32(&w->dense, 0, e->cols, values, err);
+    if (status == QN_OK)
+        status = qni_vector_store_save(store, QNI_STAGE_FITTED, entry, e->name, values, e->cols, err);
+    free(values);
+    return status;
+}
+
 static qn_status fill_matrix(const qn_layout_entry *e, int64_t entry, const qn_encoded *encoded,
                              const qn_model *teacher, const qni_matrix_store *store, qn_error *err) {
     float *target = NULL;
@@ -78,8 +89,11 @@ qn_status qni_start_fill(const qn_checkpoint *start, const qn_model *teacher, co
         const qn_weight *w = qn_checkpoint_weight(start, i);
         qn_encoded there = {0};
         bool found = false;
-        if (!e->is_matrix) continue;
         QN_TRY(qn_check_cancelled(ctx, err));
+        if (!e->is_matrix) {
+            QN_TRY(fill_vector(e, i, w, store, err));
+            continue;
+        }
         QN_TRY(qni_matrix_store_load(store, QNI_STAGE_FITTED, i, e->name, &w->encoded, &found, &there, NULL,
                                      err));
         qn_encoded_release(&there);

@@ -10,8 +10,8 @@
 QN_NODISCARD qn_status qni_start_shapes(const qn_checkpoint *start, const qn_layout *teacher,
                                         qn_encoded **shapes, qn_error *err);
 
-/* Puts the matrices of START into the store as fitted; training is to begin as near to the TEACHER's weights as the codes allow. Those that
- * are there already stay. */
+/* Puts matrices and vectors of START into the store as fitted; latents are to begin as near to the TEACHER's weights as the codes allow.
+ * Matrices that are there already stay. */
 QN_NODISCARD qn_status qni_start_fill(const qn_checkpoint *start, const qn_model *teacher,
                                       const qni_matrix_store *store, const qn_context *ctx, qn_error *err);
 
