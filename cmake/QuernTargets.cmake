@@ -82,5 +82,5 @@ function(quern_unit_test floor source)
   target_link_libraries(${target} PRIVATE quern_test_support PkgConfig::CMOCKA)
   add_test(NAME ${floor}.${target} COMMAND ${target})
   set_tests_properties(${floor}.${target} PROPERTIES LABELS "unit;${floor}" SKIP_RETURN_CODE 77 TIMEOUT 600
-    ENVIRONMENT "${QN_TEST_ENVIRONMENT}")
+    ENVIRONMENT "OMP_WAIT_POLICY=PASSIVE;${QN_TEST_ENVIRONMENT}")
 endfunction()

@@ -40,7 +40,8 @@ def calibrated(**settings):
     """The track's own recipe, spelled out, with some settings changed."""
     own = {"fit": "descent", "lines": "columns", "planes": 2, "scales": "log6", "sweeps": 4, "damping": 0.01,
            "order": "activation", "hadamard": 0, "inputs": "student", "target_blend": 0.5}
-    return {"calibrate": {"tokens": 65536, "fisher_tokens": 16384}, "quantize": {**own, **settings}}
+    return {"calibrate": {"tokens": 65536, "fisher_tokens": 16384}, "quantize": {**own, **settings},
+            "distill": {"steps": 0}, "finetune": {"steps": 0}}
 
 
 PLAIN = {"lines": "rows", "planes": 1, "scales": "f16", "target_blend": 0}

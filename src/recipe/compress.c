@@ -80,8 +80,8 @@ static qn_status open_and_plan(qni_job *j, qn_error *err) {
                                          .recipe_sha256 = o->recipe->sha256,
                                          .isa = qn_isa_name(isa),
                                          .seed = o->seed,
-                                         .f16_vectors =
-                                             o->recipe->distill.steps > 0 || o->recipe->finetune.steps > 0};
+                                         .f16_vectors = o->start || o->recipe->distill.steps > 0 ||
+                                                        o->recipe->finetune.steps > 0};
     QN_TRY(qn_artifact_plan_new(j->source, &options, &j->plan, err));
     return j->way->plan(j, err);
 }

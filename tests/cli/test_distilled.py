@@ -240,6 +240,51 @@ class WorkFolders(DistilledTest):
         self.assertEqual(cache.read_bytes(), whole)
 
 
+class Distill(DistilledTest):
+    """quern distill: training that goes on from an artifact."""
+
+    def distill(self, student, name, *options):
+        return self.quern_json("distill", self.root / student, "--teacher", self.model, "--track", "ternary", "--text",
+                               self.text, "-o", self.root / name, *support.GENEROUS, "--tokenizer", "byte", "--recipe",
+                               self.recipe, *options)
+
+    def score(self, name):
+        docs = self.write("docs.txt", text(2, 3))
+        return self.quern_json("score", self.root / name, "--docs", docs, "--tokenizer", "byte")["nats"]
+
+    def test_an_artifact_is_trained(self):
+        self.run_small("fitted.zip", "--effort", "fast")
+        report = self.distill("fitted.zip", "a.zip")
+        self.assertEqual(len(report["distilled_blocks"]), N_LAYERS)
+        self.assertGreater(report["finetuned"]["steps"], 0)
+        self.assertNotIn(False, report["gates"].values())
+        self.assertEqual(report["sha256"], self.distill("fitted.zip", "b.zip", "--threads", 2)["sha256"])
+        self.assertLessEqual(report["finetuned"]["best_loss"], report["finetuned"]["first_loss"])
+
+    def test_no_training_keeps_codes_and_norms(self):
+        self.run_small("trained.zip")
+        self.distill("trained.zip", "same.zip", "--effort", "fast")
+        self.assertEqual(self.score("same.zip"), self.score("trained.zip"))
+
+    def test_refusals(self):
+        common = ("--track", "ternary", "--text", self.text, "-o", self.root / "a.zip", "--tokenizer", "byte",
+                  *support.GENEROUS, "--recipe")
+        small = (*common, self.recipe)
+        self.assert_refused("distill", self.model, "--teacher", self.model, *small, code=2, words="in no code")
+        self.run_small("fitted.zip", "--effort", "fast")
+        other = self.tiny("other", hidden=48, intermediate=48)
+        self.assert_refused("distill", self.root / "fitted.zip", "--teacher", other, *small, words="of one shape")
+        self.assert_refused("distill", self.root / "fitted.zip", "--teacher", self.model, *common, "fast", code=2,
+                            words="data-free")
+
+    def test_control(self):
+        control = self.quern_json("distill", self.model, "--teacher", self.model, "--control", "--track", "ternary",
+                                  "--text", self.text, "-o", self.root / "control", "--tokenizer", "byte", "--recipe",
+                                  self.recipe)
+        self.assertEqual(control["finetuned"]["steps"], 10)
+        self.assertLess(self.score("control"), 100)
+
+
 def python_with_torch():
     """An interpreter that can run the validator; skips the test without one."""
     for python in (sys.executable, support.SOURCE / "build" / "venv" / "bin" / "python"):
