@@ -64,14 +64,13 @@ static void choose(fixture *f) {
         if (!e->is_matrix) continue;
         const qn_axis axis = e->layer < 0 ? QN_AXIS_ROWS : f->v.lines;
         const qni_line_losses *losses = &f->loss.matrices[i].bases[0];
-        matrices[n++] =
-            (qni_plan_matrix){.rows = e->rows,
-                              .cols = e->cols,
-                              .axis = axis,
-                              .n_bases = 1,
-                              .bases = {{losses->hadamard,
-                                         axis == QN_AXIS_ROWS ? losses->rows : losses->columns,
-                                         {0.36, 0.12, 0.0115}}}};
+        matrices[n++] = (qni_plan_matrix){.rows = e->rows,
+                                          .cols = e->cols,
+                                          .axis = axis,
+                                          .n_bases = 1,
+                                          .bases = {{losses->hadamard,
+                                                     axis == QN_AXIS_ROWS ? losses->rows : losses->columns,
+                                                     {0.36, 0.12, 0.0115}}}};
     }
     assert_int_equal(qni_plan(matrices, n, &codecs, &limits, choices, &least, NULL), QN_E_BUDGET);
     limits.max_bytes = (int64_t)(f->v.budget * (double)least);

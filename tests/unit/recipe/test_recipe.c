@@ -152,7 +152,8 @@ static void test_every_calibrated_setting(void **state) {
 static void test_what_is_left_out_is_the_tracks(void **state) {
     (void)state;
     static const char *const texts[] = {"name: x\nquantize:\n  fit: descent\n",
-                                        "name: x\ncalibrate:\n  tokens: 131072\n", "name: x\ncalibrate: {}\n"};
+                                        "name: x\ncalibrate:\n  tokens: 131072\n",
+                                        "name: x\ncalibrate: {}\n"};
     for (int track = 0; track < 2; track++) {
         qn_recipe best;
         assert_ok(qn_recipe_builtin(qn_track_name((qn_track)track), (qn_track)track, &best, err));
