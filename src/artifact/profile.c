@@ -97,6 +97,19 @@ static qn_status check_ranges(const qn_profile *p, const char *path, qn_error *e
                    path);
 }
 
+/* What matrices may be made of. */
+static qn_status read_flags(const json_t *object, const char *path, qn_profile *p, qn_error *err) {
+    const struct {
+        const char *key;
+        bool *flag;
+    } flags[] = {{"two_planes", &p->two_planes},         {"log6_scales", &p->log6_scales},
+                 {"column_bands", &p->column_bands},     {"rotation", &p->rotation},
+                 {"entropy_coding", &p->entropy_coding}, {"column_scales", &p->column_scales}};
+    for (size_t i = 0; i < sizeof flags / sizeof *flags; i++)
+        QN_TRY(qni_json_get_bool(object, flags[i].key, false, path, flags[i].flag, err));
+    return QN_OK;
+}
+
 static qn_status read_fields(const json_t *object, const char *path, qn_profile *p, qn_error *err) {
     const char *name = p->name, *track = qn_track_name(p->track);
     double budget = 0;
@@ -114,12 +127,7 @@ static qn_status read_fields(const json_t *object, const char *path, qn_profile 
     QN_TRY(qni_json_get_f64(object, "rescue_bits", false, path, &p->rescue_bits, err));
     QN_TRY(qni_json_get_f64(object, "budget_bits", false, path, &budget, err));
     QN_TRY(qni_json_get_i64(object, "max_parameter_factor", false, path, &p->max_parameter_factor, err));
-    QN_TRY(qni_json_get_bool(object, "two_planes", false, path, &p->two_planes, err));
-    QN_TRY(qni_json_get_bool(object, "log6_scales", false, path, &p->log6_scales, err));
-    QN_TRY(qni_json_get_bool(object, "column_bands", false, path, &p->column_bands, err));
-    QN_TRY(qni_json_get_bool(object, "rotation", false, path, &p->rotation, err));
-    QN_TRY(qni_json_get_bool(object, "entropy_coding", false, path, &p->entropy_coding, err));
-    QN_TRY(qni_json_get_bool(object, "column_scales", false, path, &p->column_scales, err));
+    QN_TRY(read_flags(object, path, p, err));
     snprintf(p->name, sizeof p->name, "%s", name);
     p->budget_bits = budget != 0 ? budget : mixed_bits(p);
     return check_ranges(p, path, err);

@@ -17,7 +17,7 @@ static void choose(qni_tile *tile, int64_t i, const float *v, float price) {
     float *e = tile->e + i * QNI_LANES;
     lanes value;
     int8_t *q1 = tile->q[0] + i * QNI_LANES, *q2 = tile->q[1] + i * QNI_LANES;
-    if (price > 0)
+    if (price > 0 && input->choose_priced)
         input->choose_priced(v, scale, scale + QNI_LANES, price, value, q1, q2);
     else
         input->choose(v, scale, scale + QNI_LANES, value, q1, q2);

@@ -18,7 +18,7 @@ typedef struct kl_job {
     int64_t chunk_tokens;
 } kl_job;
 
-static qn_status open(kl_job *job, qn_compute compute, const qn_context *ctx, qn_error *err) {
+static qn_status prepare(kl_job *job, qn_compute compute, const qn_context *ctx, qn_error *err) {
     const int64_t vocab = job->models[BASE]->config->vocab_size,
                   other = job->models[CANDIDATE]->config->vocab_size;
     if (vocab != other)
@@ -56,7 +56,7 @@ qn_status qn_head_kl(const qn_model *base, const float *base_hidden, const qn_mo
                      double *kl_nats, qn_error *err) {
     kl_job job = {.models = {base, candidate}, .hidden = {base_hidden, candidate_hidden}};
     double sum = 0.0;
-    qn_status status = open(&job, compute, ctx, err);
+    qn_status status = prepare(&job, compute, ctx, err);
     for (int64_t first = 0; first < n && status == QN_OK; first += job.chunk_tokens) {
         const int64_t left = n - first;
         status = qn_check_cancelled(ctx, err);

@@ -87,6 +87,8 @@ static qn_status make_probed_loss(qni_calibrated *c, qni_loss_model_options *opt
     options->probed = probed;
     options->probe_sequences = &sequences;
     if (status == QN_OK) status = make_loss(c, options, ctx, err);
+    options->probed = NULL; /* they end here */
+    options->probe_sequences = NULL;
     qn_model_close(probed);
     qn_calibration_text_release(&part);
     return status;

@@ -299,7 +299,7 @@ static qn_status open_tuning(prefix *p, qn_error *err) {
     if (!is_tuned(p)) return QN_OK;
     QN_TRY(QNI_ALLOC(p->channel_weights, h, "the weights of channels", err));
     QN_TRY(QNI_ALLOC(p->ahead, n_tokens * h, "a stream", err));
-    memcpy(p->ahead, p->teacher.stream, (size_t)(n_tokens * h) * sizeof *p->ahead);
+    QN_TRY(qn_stepper_embed(p->teacher.stepper, p->ahead, err));
     return qni_probe_open(p->job->teacher, p->job->student, p->job->probe, p->job->options.compute, p->ctx,
                           &p->probe, err);
 }

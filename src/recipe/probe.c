@@ -8,7 +8,7 @@
 
 #include "base/banned.h"
 
-static qn_status open(qni_probe *p, qn_compute compute, qn_error *err) {
+static qn_status prepare(qni_probe *p, qn_compute compute, qn_error *err) {
     const int64_t h = qn_model_config(p->teacher)->hidden_size;
     const qn_context quiet = {.n_threads = qn_context_threads(p->ctx)};
     const qn_walk_options options = {.compute = compute};
@@ -24,7 +24,7 @@ static qn_status open(qni_probe *p, qn_compute compute, qn_error *err) {
 qn_status qni_probe_open(const qn_model *teacher, qn_model *student, const qn_sequences *sequences,
                          qn_compute compute, const qn_context *ctx, qni_probe *out, qn_error *err) {
     qni_probe p = {.teacher = teacher, .student = student, .sequences = *sequences, .ctx = ctx};
-    const qn_status status = open(&p, compute, err);
+    const qn_status status = prepare(&p, compute, err);
     if (status == QN_OK)
         *out = p;
     else
