@@ -207,7 +207,9 @@ class Refusals(CalibratedTest):
         for options in (("--text", other_text), ("--recipe", other_recipe), ("--seed", 5)):
             self.assert_refused(*self.arguments("b.zip", *common, "--resume", *options), code=2,
                                 words=["matrix-00000", "another run", "--work"])
-        self.assert_refused(*self.arguments("b.zip", "--bytes", BUDGET + 1, *work, "--resume"), code=2,
+        # What counts is the plan: a byte of padding more leaves the fits good, another plan does not.
+        self.quern(*self.arguments("padded.zip", "--bytes", BUDGET + 1, *work, "--resume"))
+        self.assert_refused(*self.arguments("b.zip", "--bytes", BUDGET - 200, *work, "--resume"), code=2,
                             words="another run")
         self.model = self.tiny("model2", seed=2, hidden=32, intermediate=48)
         self.assert_refused(*self.arguments("b.zip", *common, "--resume"), code=2, words="another run")
