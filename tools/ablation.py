@@ -29,38 +29,49 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TRACKS = ("binary", "ternary")
 GROUP_SIZE = {"binary": 128, "ternary": 64}
+OVERBOOK = {"binary": 0.01, "ternary": 0.05}  # what entropy coding saves for certain, as a share of the budget
 NO_RESCUE = {"rescue": {"max_fraction": 0}}
 
 
-def data_free(rule, **stages):
-    return {"quantize": {"fit": "closed-form", "rule": rule}, **stages}
+def data_free(settings, **stages):
+    return {"quantize": {"fit": "closed-form", **settings}, **stages}
 
 
-def calibrated(**settings):
-    """The track's own recipe, spelled out, with some settings changed."""
+def calibrated(plan=None, **settings):
+    """The track's own recipe without training, spelled out, with some settings changed."""
     own = {"fit": "descent", "lines": "columns", "planes": 2, "scales": "log6", "sweeps": 4, "damping": 0.01,
            "order": "activation", "hadamard": 0, "inputs": "student", "target_blend": 0.5}
     return {"calibrate": {"tokens": 65536, "fisher_tokens": 16384}, "quantize": {**own, **settings},
-            "distill": {"steps": 0}, "finetune": {"steps": 0}}
+            "plan": {"errors": "measured", **(plan or {})}, "distill": {"steps": 0}, "finetune": {"steps": 0}}
 
 
-PLAIN = {"lines": "rows", "planes": 1, "scales": "f16", "target_blend": 0}
+NORMAL = {"errors": "normal"}
+PLAIN = {"plan": NORMAL, "lines": "rows", "planes": 1, "scales": "f16", "target_blend": 0}
 
-# Key, step, recipe; a group_size is a multiple of the track's.
+# Key, step, recipe; group_size and overbook are multiples of the track's.
 ROWS = (
-    ("published", "published rule, no rescue", data_free("published", **NO_RESCUE)),
-    ("optimal", "optimal closed form, no rescue", data_free("optimal", **NO_RESCUE)),
-    ("fast", "+ rescue (`fast`)", data_free("optimal")),
+    ("published", "published rule, a scale a row, no rescue",
+     data_free({"rule": "published", "group_size": 0}, **NO_RESCUE)),
+    ("optimal", "optimal closed form in groups, no rescue", data_free({}, **NO_RESCUE)),
+    ("fast", "+ rescue (`fast`)", data_free({})),
     ("weighted", "weighted by the inputs, rows in one plane, fp16 scales",
      calibrated(**PLAIN, fit="weighted", inputs="teacher")),
     ("feedback", "+ feedback, inputs of the student", calibrated(**PLAIN, fit="feedback")),
     ("descent", "+ descent", calibrated(**PLAIN)),
     ("blend", "+ half-way target", calibrated(**{**PLAIN, "target_blend": 0.5})),
-    ("log6", "+ 6-bit scales", calibrated(lines="rows", planes=1)),
-    ("columns", "+ columns instead of rows", calibrated(planes=1)),
-    ("planes", "+ second planes (the track's own)", calibrated()),
+    ("log6", "+ 6-bit scales", calibrated(plan=NORMAL, lines="rows", planes=1)),
+    ("columns", "+ columns instead of rows", calibrated(plan=NORMAL, planes=1)),
+    ("planes", "+ second planes", calibrated(plan=NORMAL)),
+    ("own", "+ a plan of measured errors (the track's own)", calibrated()),
+    ("strict", "own, for the profile `strict`: one plane, rows", calibrated(planes=1, lines="rows", scales="f16")),
+    ("row-planes", "own, rows instead of columns", calibrated(lines="rows")),
+    ("rotated", "own, rotated where measured errors say so", calibrated(hadamard=128, rotate="measured")),
+    ("entropy", "own, entropy coding", calibrated(entropy="zlib")),
+    ("rate", "own, entropy coding, codes at a price, what is saved spent again",
+     calibrated(plan={"overbook": 1}, entropy="zlib", rate=0.1)),
+    ("sensitivity", "own, sensitivities measured at the head", calibrated(plan={"sensitivity": "measured"})),
     ("no-blend", "own, target_blend 0", calibrated(target_blend=0)),
-    ("hadamard", "own, hadamard 64", calibrated(hadamard=64)),
+    ("hadamard", "own, all rotated in blocks of 64", calibrated(hadamard=64)),
     ("group-half", "own, half the group size", calibrated(group_size=0.5)),
     ("group-double", "own, double the group size", calibrated(group_size=2)),
     ("sweeps-2", "own, 2 sweeps", calibrated(sweeps=2)),
@@ -97,6 +108,8 @@ def recipe_text(key, recipe, track, args):
         recipe["calibrate"] = {"tokens": args.tokens, "fisher_tokens": args.fisher_tokens}
         factor = recipe["quantize"].get("group_size", 1)
         recipe["quantize"]["group_size"] = int(GROUP_SIZE[track] * factor)
+        if "overbook" in recipe["plan"]:
+            recipe["plan"]["overbook"] *= OVERBOOK[track]
     lines = [f"name: {key}"]
     for stage, settings in recipe.items():
         lines += [f"{stage}:"] + [f"  {name}: {value}" for name, value in settings.items()]
@@ -141,6 +154,9 @@ class Ablation:
         bits = self.args.bits_per_parameter
         return () if bits is None else ("--bits-per-parameter", str(bits))
 
+    def packing_options(self):
+        return ("--no-tokenizer",) if self.args.no_tokenizer else ()
+
     def compare_options(self):
         args = self.args
         given = {"--protocol": args.protocol, "--join": args.join, "--max-windows": args.max_windows,
@@ -178,13 +194,14 @@ class Ablation:
                     raise Failed("needs --text")
                 text = ("--text", args.text)
             made = self.run_quern("compress", args.model, "--track", track, "--recipe", recipe_file, "-o", artifact,
-                                  *text, *self.budget_options())
+                                  *text, *self.budget_options(), *self.packing_options())
             compared = self.run_quern("compare", args.model, artifact, "--docs", args.docs, *self.compare_options())
         return {"compress": made, "compare": compared}
 
     def identity(self, track, recipe):
         """What a stored result must share to stand for this run."""
-        parts = (self.digests, track, recipe, self.budget_options(), self.compare_options(), self.args.tokenizer)
+        parts = (self.digests, track, recipe, self.budget_options(), self.packing_options(), self.compare_options(),
+                 self.args.tokenizer)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def row(self, track, key, step, settings, compute):
@@ -256,6 +273,7 @@ def parse():
     parser.add_argument("--max-windows", type=int, metavar="N")
     parser.add_argument("--max-tokens", type=int, metavar="N")
     parser.add_argument("--tokenizer", metavar="DIR|byte")
+    parser.add_argument("--no-tokenizer", action="store_true", help="leave the tokenizer out of the artifacts")
     parser.add_argument("--threads", type=int, metavar="N")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of one command (default: none)")
     args = parser.parse_args()
