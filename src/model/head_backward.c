@@ -23,7 +23,7 @@ typedef struct head_job {
     float *teacher_picked, *teacher_logits; /* [max_tokens, teacher's h], [.., V] */
     double *losses;                         /* owned [2, max_tokens] */
     int32_t *targets;                       /* owned [max_tokens] */
-    qni_top_rows top_rows;                  /* owned [max_tokens, k] */
+    qn_teacher_rows top_rows;               /* owned [max_tokens] */
 } head_job;
 
 static qn_status find_targets(head_job *job, const int32_t *targets, int64_t n_tokens, qn_error *err) {
@@ -53,7 +53,7 @@ static qn_status allocate(head_job *job, qn_error *err) {
     job->logits = job->normed + n * config->hidden_size;
     job->teacher_picked = job->teacher ? job->logits + n * vocab : NULL;
     job->teacher_logits = job->teacher ? job->teacher_picked + n * teacher_h : NULL;
-    if (job->top) QN_TRY(qni_top_rows_make(n, job->top->k, &job->top_rows, err));
+    if (job->top) QN_TRY(qn_teacher_rows_alloc(n, job->top->k, job->top->n_samples, &job->top_rows, err));
     QN_TRY(QNI_ALLOC(job->losses, 2 * n, "losses", err));
     return QNI_ALLOC(job->targets, n, "targets", err);
 }
@@ -108,8 +108,7 @@ static qn_status run_chunk(const head_job *job, const int32_t *targets, int64_t 
                   job->teacher_picked);
         QN_TRY(make_logits(job->teacher, job->teacher_picked, n, job->teacher_logits, err));
     }
-    const qni_loss_top top =
-        job->top ? qni_top_rows_pick(&job->top_rows, job->top, rows, n) : (qni_loss_top){0};
+    const qni_loss_top top = job->top ? qni_top_pick(&job->top_rows, job->top, rows, n) : (qni_loss_top){0};
     const qni_loss_args args = {.logits = job->logits,
                                 .teacher = job->teacher_logits,
                                 .top = job->top ? &top : NULL,
@@ -150,7 +149,7 @@ qn_status qni_head_loss(const qni_pass *pass, const qni_pass *teacher, const qni
     free(job.rows);
     free(job.losses);
     free(job.targets);
-    qni_top_rows_release(&job.top_rows);
+    qn_teacher_rows_release(&job.top_rows);
     if (status == QN_OK) *out = loss;
     return status;
 }

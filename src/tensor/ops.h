@@ -108,13 +108,16 @@ typedef struct qni_attention_backward_args {
     float *dk, *dv;             /* [M, n_kv_heads * D] */
 } qni_attention_backward_args;
 
-/* A teacher's distribution of each row as its K largest log-probabilities and the mass of all other ids together, which
- * is one more outcome: of a row, the sum of exp(log_probs) and exp(tail_log_prob) is 1. */
+/* A teacher's distribution of each row as its K largest log-probabilities and the mass of all other ids: of a row, the sum
+ * of exp(log_probs) and exp(tail_log_prob) is 1. Without samples the others are one more outcome; S samples of them stand
+ * for an equal share of their mass each. */
 typedef struct qni_loss_top {
     const int32_t *ids;         /* [M, K] ascending */
     const float *log_probs;     /* [M, K] finite */
     const float *tail_log_prob; /* [M]; -INFINITY: no mass, and not read where K = V */
-    int64_t k;
+    int64_t k, n_samples;
+    const int32_t *sample_ids;    /* [M, S], some perhaps more than once */
+    const float *sample_log_prob; /* [M] mean over the samples; not read where the others have no mass */
 } qni_loss_top;
 
 /* Losses of rows of logits, and their gradients in place: ce[i] = -log p(targets[i]), kl[i] = KL(q || p),

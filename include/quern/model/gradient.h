@@ -46,19 +46,48 @@ QN_NODISCARD QN_API qn_status qn_gradients_alloc_some(const qn_layout *layout, c
 QN_API void qn_gradients_clear(qn_gradients *gradients, const qn_layout *layout);
 QN_API void qn_gradients_release(qn_gradients *gradients);
 
-/* A teacher as its k largest log-probabilities at each position and the mass of all other ids (quern/fit/teacher_cache.h).
- * The others count as one more outcome, so that with p the teacher and q the student, tail the sum over them,
+/* A teacher as its k largest log-probabilities at each position, the mass of all other ids, and perhaps samples of them
+ * (quern/fit/teacher_cache.h). Let p be the teacher, q the student, tail the sum over the others.
+ *
+ * Without samples the others count as one more outcome,
  *
  *   KL = sum_top p_i log(p_i / q_i) + p_tail log(p_tail / q_tail)       d KL / d z_j = q_j - p_j              on the top
  *                                                                                      q_j (1 - p_tail / q_tail) elsewhere
  *
- * which is at most the full KL, and equal to it at k = V. Positions without a target are not read. All arrays borrowed. */
+ * which is at most the full KL, and equal to it at k = V; it never shapes the tail. With m samples, ids s of the tail drawn in
+ * proportion to p, each stands for an equal share of the tail's mass:
+ *
+ *   KL = sum_top p_i log(p_i / q_i) + p_tail mean_s log(p_s / q_s)      d KL / d z_j = q_j sum t - t_j
+ *
+ * t_j being p_j on the top and p_tail / m for each time j was drawn. Over the draws, its mean and that of its gradient are
+ * the full KL and its gradient; it is zero where q = p on the top and the samples. Of the p_s it needs their mean logarithm
+ * alone. (Anshumann et al., "Sparse Logit Sampling", 2025, sample without a top.)
+ *
+ * Positions without a target are not read. All arrays borrowed. */
 typedef struct qn_teacher_top {
     const int32_t *ids;         /* [T, k] ascending at each position */
     const float *log_probs;     /* [T, k] nats, finite; at each position the mass of all is 1 to 1e-3 */
     const float *tail_log_prob; /* [T]; -INFINITY: none. Not read where k = V */
     int64_t k;                  /* 1 .. V */
+    int64_t n_samples;          /* 0: none. With samples, k < V */
+    const int32_t *sample_ids;  /* [T, n_samples] ascending at each position, repeats allowed */
+    const float
+        *sample_log_prob; /* [T] mean of log p_s, finite. Neither is read where the tail has no mass */
 } qn_teacher_top;
+
+/* Room for N positions of such a teacher. Zeroed is empty. */
+typedef struct qn_teacher_rows {
+    int64_t n, k, n_samples;
+    int32_t *ids, *sample_ids;                          /* owned [n, k], [n, n_samples] */
+    float *log_probs, *tail_log_prob, *sample_log_prob; /* owned [n, k], [n], [n] */
+} qn_teacher_rows;
+
+QN_NODISCARD QN_API qn_status qn_teacher_rows_alloc(int64_t n, int64_t k, int64_t n_samples,
+                                                    qn_teacher_rows *out, qn_error *err);
+QN_API void qn_teacher_rows_release(qn_teacher_rows *rows);
+
+/* The positions from FIRST on, borrowed. */
+QN_API qn_teacher_top qn_teacher_rows_top(const qn_teacher_rows *rows, int64_t first);
 
 typedef struct qn_loss_options {
     qn_compute compute;

@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { VOCAB = 61, T = 12 };
+enum { VOCAB = 61, T = 12, SAMPLES = 4 };
 static const int64_t k_starts[] = {0, 5, 12};
 
 #define SAME_TOLERANCE 2e-5 /* relative L2; f32 log-probabilities in place of f32 logits */
@@ -50,8 +50,8 @@ static void release(fixture *f) {
 
 /* The teacher's k largest, in memory of the caller; rows without a target hold rubbish. */
 typedef struct top_arrays {
-    int32_t ids[T * VOCAB];
-    float log_probs[T * VOCAB], tail[T];
+    int32_t ids[T * VOCAB], samples[T * SAMPLES];
+    float log_probs[T * VOCAB], tail[T], sample_log_prob[T];
 } top_arrays;
 
 static qn_teacher_top make_top(const fixture *f, int64_t k, top_arrays *a) {
@@ -74,7 +74,19 @@ static qn_teacher_top make_top(const fixture *f, int64_t k, top_arrays *a) {
         }
         a->tail[t] = f->targets[t] < 0 ? NAN : (float)log(rest);
     }
-    return (qn_teacher_top){a->ids, a->log_probs, a->tail, k};
+    return (qn_teacher_top){.ids = a->ids, .log_probs = a->log_probs, .tail_log_prob = a->tail, .k = k};
+}
+
+/* The last ids of the vocabulary, the first of them twice, stand for what is outside the top; which they are makes no matter here. */
+static void add_samples(const fixture *f, top_arrays *a, qn_teacher_top *top) {
+    for (int64_t t = 0; t < T; t++) {
+        for (int32_t i = 0; i < SAMPLES; i++)
+            a->samples[t * SAMPLES + i] = f->targets[t] < 0 ? -7 : VOCAB - SAMPLES + (i > 0 ? i : 1);
+        a->sample_log_prob[t] = f->targets[t] < 0 ? NAN : -3.5f - 0.1f * (float)t;
+    }
+    top->n_samples = SAMPLES;
+    top->sample_ids = a->samples;
+    top->sample_log_prob = a->sample_log_prob;
 }
 
 static qn_loss_options top_options(const qn_teacher_top *top) {
@@ -124,12 +136,13 @@ static double moved_loss(const fixture *f, const qn_loss_options *options, int64
     return options->scale * (options->ce_weight * loss.ce_nats + options->kl_weight * loss.kl_nats);
 }
 
-static void check_slopes(int64_t k) {
+static void check_slopes(int64_t k, bool with_samples) {
     static top_arrays arrays;
     fixture f;
     qn_gradients g;
     make_fixture(&f);
-    const qn_teacher_top top = make_top(&f, k, &arrays);
+    qn_teacher_top top = make_top(&f, k, &arrays);
+    if (with_samples) add_samples(&f, &arrays, &top);
     qn_loss_options options = top_options(&top);
     options.ce_weight = 0.0;
     (void)run(&f, &options, &g);
@@ -151,8 +164,10 @@ static void check_slopes(int64_t k) {
 
 static void test_gradients_are_the_slopes_of_the_loss(void **state) {
     (void)state;
-    check_slopes(1);
-    check_slopes(5);
+    check_slopes(1, false);
+    check_slopes(5, false);
+    check_slopes(1, true);
+    check_slopes(5, true);
 }
 
 static void test_less_is_known_of_fewer_ids(void **state) {
@@ -196,6 +211,21 @@ static void test_errors_name_their_cause(void **state) {
     top = make_top(&f, 3, &arrays);
     arrays.tail[2] = NAN;
     assert_error(RUN(), QN_E_VALUE, "position 2|nan");
+    top = make_top(&f, 3, &arrays);
+    add_samples(&f, &arrays, &top);
+    arrays.samples[2 * SAMPLES] = VOCAB;
+    assert_error(RUN(), QN_E_VALUE, "id 61|position 2|vocabulary of 61");
+    arrays.samples[2 * SAMPLES] = VOCAB - 1;
+    assert_error(RUN(), QN_E_VALUE, "position 2|ascend");
+    add_samples(&f, &arrays, &top);
+    arrays.sample_log_prob[2] = -INFINITY;
+    assert_error(RUN(), QN_E_VALUE, "position 2|mean|inf");
+    top.n_samples = -1;
+    assert_error(RUN(), QN_E_ARGUMENT, "-1 samples|58");
+    top = make_top(&f, VOCAB, &arrays);
+    add_samples(&f, &arrays, &top);
+    assert_error(RUN(), QN_E_ARGUMENT, "4 samples|0 ids");
+    top = make_top(&f, 3, &arrays);
     top.k = 0;
     assert_error(RUN(), QN_E_ARGUMENT, "0 ids");
     top.k = VOCAB + 1;
