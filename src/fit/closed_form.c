@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "fit/group_fit.h"
 #include "fit/lanes.h"
+#include "fit/ternary_sorted.h"
 
 #include <stdlib.h>
 
@@ -58,19 +59,31 @@ static int64_t group_size_of(qn_codec codec, int64_t cols) {
     return codec.group_size > 0 ? codec.group_size : cols;
 }
 
-/* Whether groups may be fitted eight at a time. */
-static bool fits_eight(qn_codec codec, qn_fit_rule rule, const float *h) {
-    return codec.code == QN_CODE_TERNARY && rule == QN_FIT_OPTIMAL && !h && codec.group_size > 0 &&
-           codec.group_size % QNI_LANES8 == 0;
+/* Whether several groups may be fitted at once: a way for bf16 numbers, and one for all numbers. */
+static bool fits_many(qn_codec codec, qn_fit_rule rule, const float *h) {
+    return codec.code == QN_CODE_TERNARY && rule == QN_FIT_OPTIMAL && !h && codec.group_size > 0;
+}
+
+static bool fits_sorted(qn_codec codec, const float *w, int64_t cols) {
+    return codec.group_size <= QNI_SORTED_LONGEST && qni_all_bf16(w, cols);
+}
+
+static bool fits_eight(qn_codec codec) {
+    return codec.group_size % QNI_LANES8 == 0;
 }
 
 static void fit_groups(qn_codec codec, qn_fit_rule rule, const float *w, const float *h, int64_t cols,
                        const qni_group_work *work, int8_t *q, uint16_t *scales) {
     qni_group_fit *fit = fit_table[codec.code][rule];
     const int64_t group_size = group_size_of(codec, cols);
+    const bool many = fits_many(codec, rule, h);
     int64_t first = 0;
+    if (many && fits_sorted(codec, w, cols)) {
+        qni_fit_ternary_sorted(w, cols, group_size, q, scales);
+        return;
+    }
     const int64_t eight = QNI_LANES8 * group_size;
-    for (; fits_eight(codec, rule, h) && cols - first >= eight; first += eight, scales += QNI_LANES8)
+    for (; many && fits_eight(codec) && cols - first >= eight; first += eight, scales += QNI_LANES8)
         qni_fit_ternary_eight(w + first, group_size, work, q + first, scales);
     for (; first < cols; first += group_size)
         *scales++ =

@@ -23,6 +23,10 @@ qni_group_fit qni_fit_sign, qni_fit_sign_published, qni_fit_ternary, qni_fit_ter
 void qni_fit_ternary_eight(const float *w, int64_t n, const qni_group_work *work, int8_t *q,
                            uint16_t *scales);
 
+/* qni_fit_ternary of every group of a row with weights 1; the same bits. W holds bf16 numbers only, and GROUP_SIZE is at most
+ * QNI_SORTED_LONGEST (ternary_sorted.h). */
+void qni_fit_ternary_sorted(const float *w, int64_t cols, int64_t group_size, int8_t *q, uint16_t *scales);
+
 /* The stored form of scale s >= 0: nearest fp16, kept within [2^-24, 65504]; 0 stays 0. */
 uint16_t qni_scale_bits(double s);
 

@@ -143,6 +143,55 @@ static void test_eight_groups_are_each_as_alone(void **state) {
     }
 }
 
+static void round_to_bf16(float *w, int64_t n) {
+    for (int64_t i = 0; i < n; i++) w[i] = qn_bf16_to_f32(qn_f32_to_bf16(w[i]));
+}
+
+/* Groups of bf16 numbers, which are sorted sixteen at a time, against the same groups alone, which are not. */
+static void test_sorted_groups_are_each_as_alone(void **state) {
+    (void)state;
+    static const int32_t sizes[] = {1, 2, 5, 16, 31, 32, 33, 64, 100, 128};
+    static float w[MAX_COLS];
+    static int8_t q[MAX_COLS], alone_q[MAX_COLS];
+    static uint16_t scales[MAX_COLS], alone[MAX_COLS];
+    for (int trial = 0; trial < 2000; trial++) {
+        const int32_t n = sizes[trial % 10];
+        const int64_t cols = n * (1 + trial % 19) + (trial % 7 * n) / 7;
+        const qn_codec codec = {QN_CODE_TERNARY, n, QN_SCALE_F16}, whole = {QN_CODE_TERNARY, 0, QN_SCALE_F16};
+        fill(trial / 10 % N_KINDS, w, cols);
+        if (trial % 3 == 0) w[cols / 2] *= 0x1p20f; /* beside which the others vanish in a sum of floats */
+        if (trial % 13 == 0) w[cols - 1] = -0x1p70f;
+        for (int32_t i = 0; i < n && trial % 11 < 2; i++) w[i] *= trial % 11 ? 0x1p-30f : 0.0f;
+        round_to_bf16(w, cols);
+        qn_fit_row_codes(codec, QN_FIT_OPTIMAL, w, NULL, cols, &scratch, q, scales);
+        for (int64_t first = 0, g = 0; first < cols; first += n, g++) {
+            const int64_t some = cols - first < n ? cols - first : n;
+            qn_fit_row_codes(whole, QN_FIT_OPTIMAL, w + first, NULL, some, &scratch, alone_q + first,
+                             alone + g);
+        }
+        assert_memory_equal(q, alone_q, (size_t)cols);
+        assert_memory_equal(scales, alone, (size_t)((cols + n - 1) / n) * sizeof *scales);
+    }
+}
+
+/* Sorted groups against every code there is, with scales that fp16 holds to 11 bits. */
+static void test_sorted_groups_are_exact(void **state) {
+    (void)state;
+    const float above_subnormal = 1024;
+    float w[N_EXHAUSTIVE];
+    for (int trial = 0; trial < 200; trial++) {
+        const int32_t n = 1 + trial % N_EXHAUSTIVE;
+        const qn_codec codec = {QN_CODE_TERNARY, n, QN_SCALE_F16};
+        fill(trial / N_EXHAUSTIVE % N_KINDS, w, n);
+        for (int32_t i = 0; i < n; i++) w[i] *= above_subnormal;
+        round_to_bf16(w, n);
+        const double exact = exhaustive_error(QN_CODE_TERNARY, w, NULL, n);
+        const double fitted = qn_fit_row(codec, QN_FIT_OPTIMAL, w, NULL, n, &scratch, NULL, NULL);
+        if (fitted > exact * (1 + sum_rounding) + rounding_allowance(w, NULL, n))
+            fail_msg("fitted %.17g, exhaustive %.17g", fitted, exact);
+    }
+}
+
 /* Every fast group fit must find the support the sort finds. */
 static void check_against_reference(qn_codec codec, const float *w, const float *h, int64_t cols) {
     static uint16_t scales[MAX_COLS];
@@ -365,6 +414,8 @@ int main(void) {
         cmocka_unit_test(test_scales_stay_within_fp16),
         cmocka_unit_test(test_weights_without_a_say_are_left_out),
         cmocka_unit_test(test_eight_groups_are_each_as_alone),
+        cmocka_unit_test(test_sorted_groups_are_each_as_alone),
+        cmocka_unit_test(test_sorted_groups_are_exact),
     };
     return cmocka_run_group_tests(tests, make_scratch, drop_scratch);
 }
