@@ -24,6 +24,16 @@
 
 #include "base/banned.h"
 
+typedef int16_t shorts __attribute__((vector_size(32)));
+typedef int8_t bytes __attribute__((vector_size(32)));
+
+/* Every second element, which keeps the lower half of numbers twice as wide. */
+#define EVEN_OF_16(a, b)                                                                                     \
+    __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30)
+#define EVEN_OF_32(a, b)                                                                                     \
+    __builtin_shufflevector(a, b, 0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30, 32, 34, 36, 38, \
+                            40, 42, 44, 46, 48, 50, 52, 54, 56, 58, 60, 62)
+
 /* A group below this gets the smallest scale, and no magnitude exceeds half of it; with a magnitude above
  * `enormous`, a mean of up to 2^60 of them exceeds the largest scale. Between both no float sum overflows. */
 static const float vanishing = 0x1p-26f, enormous = 0x1p60f;
@@ -202,9 +212,25 @@ static double best_scale(const float *magnitude, const float *h, int64_t n, cons
     return b->low.count == b->high.count ? b->high.s / b->high.h : search_between(magnitude, h, n, b, pairs);
 }
 
+/* The codes of 32 weights. */
+QNI_LANE_INLINE void choose_32(const float *w, float threshold, int8_t *q) {
+    qni_i8 codes[4];
+    for (int i = 0; i < 4; i++) {
+        qni_f8 x;
+        memcpy(&x, w + QNI_LANES8 * i, sizeof x);
+        codes[i] = (x < -threshold) - (x > threshold); /* a condition that holds is -1 */
+    }
+    const shorts low = EVEN_OF_16((shorts)codes[0], (shorts)codes[1]);
+    const shorts high = EVEN_OF_16((shorts)codes[2], (shorts)codes[3]);
+    const bytes all = EVEN_OF_32((bytes)low, (bytes)high);
+    memcpy(q, &all, sizeof all);
+}
+
 QNI_CLONES
 static void choose_above(const float *w, int64_t n, float threshold, int8_t *q) {
-    for (int64_t i = 0; i < n; i++) q[i] = (int8_t)((w[i] > threshold) - (w[i] < -threshold));
+    int64_t i = 0;
+    for (; n - i >= 32; i += 32) choose_32(w + i, threshold, q + i);
+    for (; i < n; i++) q[i] = (int8_t)((w[i] > threshold) - (w[i] < -threshold));
 }
 
 static uint16_t choose_for_scale(const float *w, int64_t n, double scale, int8_t *q) {
