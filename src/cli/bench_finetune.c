@@ -21,8 +21,7 @@ typedef struct finetune_bench {
     char *path;         /* of the cache; owned */
     qn_teacher_cache *cache;
     qn_teacher_cache_info info;
-    int32_t *top_ids; /* [tokens of a batch, k] owned, as are the others */
-    float *log_probs, *tail;
+    qn_teacher_rows teacher; /* owned; of a batch */
     qn_trainable set;
 } finetune_bench;
 
@@ -59,6 +58,7 @@ static qn_status make_cache(void *user, qn_error *err) {
     const int64_t vocab = qn_model_config(f->model)->vocab_size;
     qn_teacher_cache_options options = qn_teacher_cache_options_default();
     options.k = vocab < MOST_KEPT ? vocab : MOST_KEPT;
+    if (options.n_samples > vocab - options.k) options.n_samples = vocab - options.k;
     (void)remove(f->path); /* a cache that is there costs no walk */
     return qn_teacher_cache_make(f->model, &sequences, &options, f->path, f->b->ctx, &f->info, err);
 }
@@ -88,7 +88,8 @@ static qn_status measure_cache(bench *b, finetune_bench *f, qn_error *err) {
                           .user = f};
     char name[BENCH_NAME_BYTES];
     QN_TRY(bench_measure(b, &c, err));
-    snprintf(name, sizeof name, "teacher's cache, top %lld", (long long)f->info.k);
+    snprintf(name, sizeof name, "teacher's cache, top %lld and %lld samples", (long long)f->info.k,
+             (long long)f->info.n_samples);
     return bench_add_fact(b, "finetune", name, "B/token", (double)f->info.n_bytes / n_tokens, err);
 }
 
@@ -98,8 +99,7 @@ static qn_status step(void *user, qn_error *err) {
     finetune_bench *f = user;
     const qn_sequences sequences = {.ids = f->ids, .starts = f->starts, .n = f->n_batch};
     const qn_adamw_options adamw = qn_adamw_options_default();
-    const qn_teacher_top top = {
-        .ids = f->top_ids, .log_probs = f->log_probs, .tail_log_prob = f->tail, .k = f->info.k};
+    const qn_teacher_top top = qn_teacher_rows_top(&f->teacher, 0);
     const qn_loss_options options = {.compute = QN_COMPUTE_F32,
                                      .ce_weight = 0.5,
                                      .kl_weight = 0.5,
@@ -109,7 +109,7 @@ static qn_status step(void *user, qn_error *err) {
     qn_loss loss;
     qn_trainable_evaluate(&f->set, 0.0, f->b->ctx);
     qn_gradients_clear(&f->set.gradients, f->set.layout);
-    QN_TRY(qn_teacher_cache_read(f->cache, 0, f->n_batch, f->top_ids, f->log_probs, f->tail, err));
+    QN_TRY(qn_teacher_cache_read(f->cache, 0, f->n_batch, &f->teacher, 0, err));
     QN_TRY(qn_loss_gradient(f->model, &sequences, f->targets, &options, f->b->ctx, &f->set.gradients, &loss,
                             err));
     return qn_trainable_step(&f->set, 0.0, &adamw, 0.0, 1, f->b->ctx, err);
@@ -121,14 +121,9 @@ static qn_status step_digest(void *user, char hex[QN_SHA256_HEX], qn_error *err)
 }
 
 static qn_status prepare_steps(finetune_bench *f, qn_error *err) {
-    const size_t n = (size_t)batch_tokens(f), k = (size_t)f->info.k;
     const int64_t n_layers = qn_model_config(f->model)->n_layers;
     QN_TRY(qn_teacher_cache_open(f->path, NULL, NULL, &f->cache, err));
-    f->top_ids = calloc(n * k, sizeof *f->top_ids);
-    f->log_probs = calloc(n * k, sizeof *f->log_probs);
-    f->tail = calloc(n, sizeof *f->tail);
-    if (!f->top_ids || !f->log_probs || !f->tail)
-        return qn_fail(err, QN_E_NOMEM, "bench: no memory for a teacher's predictions");
+    QN_TRY(qn_teacher_rows_alloc(batch_tokens(f), f->info.k, f->info.n_samples, &f->teacher, err));
     QN_TRY(bench_trainable(f->b, f->model, 0, n_layers, (qn_codec){.code = QN_CODE_TERNARY, .group_size = 64},
                            &f->set, err));
     return qn_trainable_lend(&f->set, f->model, err);
@@ -151,9 +146,7 @@ static qn_status measure_steps(bench *b, finetune_bench *f, qn_error *err) {
     if (f->set.parts) qn_trainable_give_back(&f->set, f->model);
     qn_trainable_release(&f->set);
     qn_teacher_cache_close(f->cache);
-    free(f->top_ids);
-    free(f->log_probs);
-    free(f->tail);
+    qn_teacher_rows_release(&f->teacher);
     return st;
 }
 

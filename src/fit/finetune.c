@@ -13,49 +13,27 @@
 
 enum { KEPT_PART = 4 }; /* of the available memory, for activations */
 
-/* What the teacher says of a batch, [capacity, k]. */
-typedef struct teacher_batch {
-    int32_t *ids;                     /* owned */
-    float *log_probs, *tail_log_prob; /* owned */
-    int64_t capacity;                 /* tokens */
-} teacher_batch;
-
 typedef struct model_job {
     const qn_model *model;
     const qn_sequences *sequences;
     const qn_finetune_loss *loss;
     const qn_context *ctx;
-    teacher_batch teacher;
-    int64_t k, keep_bytes;
+    qn_teacher_rows teacher; /* owned; of the largest batch so far */
+    int64_t keep_bytes;
 } model_job;
 
-static void teacher_release(teacher_batch *t) {
-    free(t->ids);
-    free(t->log_probs);
-    free(t->tail_log_prob);
-    *t = (teacher_batch){0};
-}
-
 static qn_status reserve(model_job *job, int64_t n_tokens, qn_error *err) {
-    teacher_batch *t = &job->teacher;
-    if (n_tokens <= t->capacity) return QN_OK;
-    teacher_release(t);
-    QN_TRY(QNI_ALLOC(t->ids, n_tokens * job->k, "the teacher's predictions", err));
-    QN_TRY(QNI_ALLOC(t->log_probs, n_tokens * job->k, "the teacher's predictions", err));
-    QN_TRY(QNI_ALLOC(t->tail_log_prob, n_tokens, "the teacher's predictions", err));
-    t->capacity = n_tokens;
-    return QN_OK;
+    const qn_teacher_cache_info info = qn_teacher_cache_info_of(job->loss->cache);
+    if (n_tokens <= job->teacher.n) return QN_OK;
+    qn_teacher_rows_release(&job->teacher);
+    return qn_teacher_rows_alloc(n_tokens, info.k, info.n_samples, &job->teacher, err);
 }
 
 static qn_status read_teacher(model_job *job, const int64_t *list, const qni_batch *batch, qn_error *err) {
     if (!job->loss->cache) return QN_OK;
     QN_TRY(reserve(job, batch->n_tokens, err));
-    for (int64_t i = 0; i < batch->n; i++) {
-        const int64_t at = batch->starts[i];
-        QN_TRY(qn_teacher_cache_read(job->loss->cache, list[i], 1, job->teacher.ids + at * job->k,
-                                     job->teacher.log_probs + at * job->k, job->teacher.tail_log_prob + at,
-                                     err));
-    }
+    for (int64_t i = 0; i < batch->n; i++)
+        QN_TRY(qn_teacher_cache_read(job->loss->cache, list[i], 1, &job->teacher, batch->starts[i], err));
     return QN_OK;
 }
 
@@ -76,10 +54,7 @@ static qn_status batch_loss(model_job *job, const int64_t *list, const qni_batch
     const qn_sequences sequences = {.ids = batch->ids, .starts = batch->starts, .n = batch->n};
     qn_loss found;
     QN_TRY(read_teacher(job, list, batch, err));
-    const qn_teacher_top top = {.ids = job->teacher.ids,
-                                .log_probs = job->teacher.log_probs,
-                                .tail_log_prob = job->teacher.tail_log_prob,
-                                .k = job->k};
+    const qn_teacher_top top = qn_teacher_rows_top(&job->teacher, 0);
     const qn_loss_options options = {.compute = job->loss->compute,
                                      .ce_weight = job->loss->ce_weight,
                                      .kl_weight = job->loss->cache ? job->loss->kl_weight : 0.0,
@@ -139,12 +114,11 @@ qn_status qn_finetune(qn_trainable *t, const qn_model *model, const qn_sequences
     model_job job = {.model = model, .sequences = sequences, .loss = loss, .ctx = ctx};
     qni_holdout holdout = {0};
     QN_TRY(check_cache(model, sequences, loss, err));
-    if (loss->cache) job.k = qn_teacher_cache_info_of(loss->cache).k;
     const int64_t available = qni_available_bytes();
     job.keep_bytes = available > 0 ? available / KEPT_PART : 0;
     qn_status status = qni_holdout_make(sequences, options, &holdout, err);
     if (status == QN_OK) status = run(&job, t, options, &holdout, out, err);
     qni_holdout_release(&holdout);
-    teacher_release(&job.teacher);
+    qn_teacher_rows_release(&job.teacher);
     return status;
 }

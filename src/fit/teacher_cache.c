@@ -60,7 +60,7 @@ static qn_status open_file(qn_teacher_cache *cache, const char *teacher_sha256, 
     cache->chunks = qni_alloc_array(info->n_sequences, sizeof *cache->chunks);
     if (!cache->chunks) return qni_fail_nomem(err, "chunks of a teacher cache");
     QN_TRY(read_chunks(cache, n_header, err));
-    qni_cache_code_init(&cache->code, info->vocab_size, info->k);
+    qni_cache_code_init(&cache->code, info->vocab_size, info->k, info->n_samples);
     return QN_OK;
 }
 
@@ -103,7 +103,7 @@ static qn_status fail_damaged(const qn_teacher_cache *cache, int64_t sequence, q
 }
 
 static qn_status read_sequence(const qn_teacher_cache *cache, int64_t sequence, uint8_t *bytes,
-                               size_t n_bytes, int32_t *ids, float *log_probs, float *tail_log_prob,
+                               size_t n_bytes, const qn_teacher_rows *rows, int64_t first_row,
                                qn_error *err) {
     const qni_cache_chunk *chunk = &cache->chunks[sequence];
     uLongf n_inflated = n_bytes;
@@ -112,29 +112,43 @@ static qn_status read_sequence(const qn_teacher_cache *cache, int64_t sequence, 
     if (fits)
         fits = uncompress(bytes, &n_inflated, cache->file.data + chunk->offset, chunk->n_bytes) == Z_OK &&
                n_inflated == n_bytes &&
-               qni_cache_code_read(&cache->code, bytes, chunk->n_tokens, ids, log_probs, tail_log_prob);
+               qni_cache_code_read(&cache->code, bytes, chunk->n_tokens, rows, first_row);
     return fits ? QN_OK : fail_damaged(cache, sequence, err);
 }
 
-qn_status qn_teacher_cache_read(const qn_teacher_cache *cache, int64_t first_sequence, int64_t n_sequences,
-                                int32_t *ids, float *log_probs, float *tail_log_prob, qn_error *err) {
-    const int64_t k = cache->info.k, n_all = cache->info.n_sequences;
-    if (first_sequence < 0 || n_sequences < 0 || first_sequence > n_all ||
-        n_sequences > n_all - first_sequence)
+static qn_status check_read(const qn_teacher_cache *cache, int64_t first_sequence, int64_t n_sequences,
+                            const qn_teacher_rows *rows, int64_t first_row, qn_error *err) {
+    const qn_teacher_cache_info *info = &cache->info;
+    int64_t left = rows->n - first_row;
+    if (first_sequence < 0 || n_sequences < 0 || first_sequence > info->n_sequences ||
+        n_sequences > info->n_sequences - first_sequence)
         return qn_fail(err, QN_E_ARGUMENT, "%s: sequences %lld .. %lld of %lld", cache->path,
                        (long long)first_sequence, (long long)(first_sequence + n_sequences),
-                       (long long)n_all);
+                       (long long)info->n_sequences);
+    if (rows->k != info->k || rows->n_samples != info->n_samples)
+        return qn_fail(err, QN_E_ARGUMENT, "%s: of %lld ids and %lld samples, read as %lld and %lld",
+                       cache->path, (long long)info->k, (long long)info->n_samples, (long long)rows->k,
+                       (long long)rows->n_samples);
+    for (int64_t i = 0; i < n_sequences && left >= 0; i++) left -= cache->chunks[first_sequence + i].n_tokens;
+    if (first_row >= 0 && left >= 0) return QN_OK;
+    return qn_fail(err, QN_E_ARGUMENT, "%s: sequences %lld .. %lld do not fit rows %lld .. %lld", cache->path,
+                   (long long)first_sequence, (long long)(first_sequence + n_sequences), (long long)first_row,
+                   (long long)rows->n);
+}
+
+qn_status qn_teacher_cache_read(const qn_teacher_cache *cache, int64_t first_sequence, int64_t n_sequences,
+                                const qn_teacher_rows *rows, int64_t first_row, qn_error *err) {
+    QN_TRY(check_read(cache, first_sequence, n_sequences, rows, first_row, err));
     qn_status status = QN_OK;
-    int64_t done = 0;
+    int64_t row = first_row;
     for (int64_t i = first_sequence; i < first_sequence + n_sequences && status == QN_OK; i++) {
         uint8_t *bytes = NULL;
         size_t n_bytes = 0;
         if (!qni_cache_code_bytes(&cache->code, cache->chunks[i].n_tokens, &n_bytes) ||
             !(bytes = qni_alloc_aligned((int64_t)n_bytes, 1)))
             return qni_fail_nomem(err, "a sequence of a teacher cache");
-        status = read_sequence(cache, i, bytes, n_bytes, ids + done * k, log_probs + done * k,
-                               tail_log_prob + done, err);
-        done += cache->chunks[i].n_tokens;
+        status = read_sequence(cache, i, bytes, n_bytes, rows, row, err);
+        row += cache->chunks[i].n_tokens;
         free(bytes);
     }
     return status;

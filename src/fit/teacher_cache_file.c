@@ -11,7 +11,7 @@
 
 #define FORMAT "quern-teacher-cache"
 enum {
-    VERSION = 1,
+    VERSION = 2,
     MAX_HEADER_BYTES = 4096,
     NUMBER_BYTES = 8,
     HASHED_BYTES = 2 * NUMBER_BYTES + QNI_CACHE_HEX
@@ -24,11 +24,12 @@ static const char *compute_name(qn_compute compute) {
 /* ---- the line in front ---- */
 
 qn_status qni_cache_header_format(const qn_teacher_cache_info *info, char **out, qn_error *err) {
-    json_t *object = json_pack("{ss si ss ss sI sI ss ss sI sI}", "format", FORMAT, "version", VERSION,
-                               "teacher_sha256", info->teacher_sha256, "text_sha256", info->text_sha256,
-                               "vocab_size", (json_int_t)info->vocab_size, "k", (json_int_t)info->k,
-                               "compute", compute_name(info->compute), "grid", QNI_CACHE_GRID, "sequences",
-                               (json_int_t)info->n_sequences, "tokens", (json_int_t)info->n_tokens);
+    json_t *object =
+        json_pack("{ss si ss ss sI sI sI ss ss sI sI}", "format", FORMAT, "version", VERSION,
+                  "teacher_sha256", info->teacher_sha256, "text_sha256", info->text_sha256, "vocab_size",
+                  (json_int_t)info->vocab_size, "k", (json_int_t)info->k, "samples",
+                  (json_int_t)info->n_samples, "compute", compute_name(info->compute), "grid", QNI_CACHE_GRID,
+                  "sequences", (json_int_t)info->n_sequences, "tokens", (json_int_t)info->n_tokens);
     char *text = object ? json_dumps(object, JSON_COMPACT) : NULL, *line = NULL;
     if (text && asprintf(&line, "%s\n", text) < 0) line = NULL;
     free(text);
@@ -71,15 +72,18 @@ static qn_status parse_fields(const json_t *object, const char *path, qn_teacher
     QN_TRY(get_hash(object, "text_sha256", path, info->text_sha256, err));
     QN_TRY(qni_json_get_i64(object, "vocab_size", true, path, &info->vocab_size, err));
     QN_TRY(qni_json_get_i64(object, "k", true, path, &info->k, err));
+    QN_TRY(qni_json_get_i64(object, "samples", true, path, &info->n_samples, err));
     QN_TRY(qni_json_get_string(object, "compute", true, path, &compute, err));
     QN_TRY(qni_json_get_i64(object, "sequences", true, path, &info->n_sequences, err));
     QN_TRY(qni_json_get_i64(object, "tokens", true, path, &info->n_tokens, err));
     info->compute = strcmp(compute, "bf16") == 0 ? QN_COMPUTE_BF16 : QN_COMPUTE_F32;
     if (info->vocab_size < 1 || info->vocab_size > INT32_MAX || info->k < 1 || info->k > info->vocab_size ||
-        info->n_sequences < 0 || info->n_tokens < 0)
-        return qn_fail(err, QN_E_FORMAT, "%s: %lld ids of %lld at %lld tokens in %lld sequences", path,
-                       (long long)info->k, (long long)info->vocab_size, (long long)info->n_tokens,
-                       (long long)info->n_sequences);
+        info->n_samples < 0 || info->n_samples > info->vocab_size - info->k || info->n_sequences < 0 ||
+        info->n_tokens < 0)
+        return qn_fail(err, QN_E_FORMAT,
+                       "%s: %lld ids and %lld samples of %lld at %lld tokens in %lld sequences", path,
+                       (long long)info->k, (long long)info->n_samples, (long long)info->vocab_size,
+                       (long long)info->n_tokens, (long long)info->n_sequences);
     return QN_OK;
 }
 
@@ -117,12 +121,13 @@ qn_status qni_cache_check_origin(const qn_teacher_cache_info *found, const char 
 qn_status qni_cache_check_same(const qn_teacher_cache_info *found, const qn_teacher_cache_info *wanted,
                                const char *path, qn_error *err) {
     QN_TRY(qni_cache_check_origin(found, wanted->teacher_sha256, wanted->text_sha256, path, err));
-    if (found->k == wanted->k && found->compute == wanted->compute) return QN_OK;
+    if (found->k == wanted->k && found->n_samples == wanted->n_samples && found->compute == wanted->compute)
+        return QN_OK;
     return qn_fail(err, QN_E_ARGUMENT,
-                   "%s: is a cache of %lld ids a position made with %s, expected %lld and %s: remove it, or "
-                   "choose another path",
-                   path, (long long)found->k, compute_name(found->compute), (long long)wanted->k,
-                   compute_name(wanted->compute));
+                   "%s: is a cache of %lld ids and %lld samples a position made with %s, expected %lld, %lld "
+                   "and %s: remove it, or choose another path",
+                   path, (long long)found->k, (long long)found->n_samples, compute_name(found->compute),
+                   (long long)wanted->k, (long long)wanted->n_samples, compute_name(wanted->compute));
 }
 
 /* ---- chunks ---- */

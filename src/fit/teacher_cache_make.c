@@ -5,6 +5,7 @@
 #include "fit/teacher_cache_file.h"
 #include "model/pass.h"
 #include "model/walk_stage.h"
+#include "quern/base/rng.h"
 
 #include <stdlib.h>
 #include <unistd.h>
@@ -13,12 +14,13 @@
 #include "base/banned.h"
 
 enum {
+    RNG_PURPOSE = 0x73616d70, /* "samp" */
     BATCH_TOKENS = 8192, /* walked together: enough to amortise decoding weights, little enough to lose */
     LEVEL = 6            /* of zlib: 9 gains half a percent for three times the time */
 };
 
 qn_teacher_cache_options qn_teacher_cache_options_default(void) {
-    return (qn_teacher_cache_options){.k = 128, .compute = QN_COMPUTE_F32};
+    return (qn_teacher_cache_options){.k = 128, .n_samples = 32, .compute = QN_COMPUTE_F32};
 }
 
 qn_status qn_teacher_cache_text_sha256(const qn_sequences *sequences, char hex[QN_SHA256_HEX],
@@ -48,7 +50,7 @@ typedef struct cache_job {
     int64_t *starts;                                    /* owned [n + 1]; of a batch */
     float *hidden;                                      /* owned [batch tokens, h] */
     float *logits;                                      /* owned [chunk tokens, V] */
-    qni_cache_entry *entries;                           /* owned [chunk tokens, k] */
+    qni_cache_work work;                                /* owned, of chunk tokens */
     uint8_t *bytes, *deflated;                          /* owned [max_bytes], [its bound] */
     qni_cache_writer writer;
 } cache_job;
@@ -59,7 +61,9 @@ static void release(cache_job *job) {
     free(job->starts);
     free(job->hidden);
     free(job->logits);
-    free(job->entries);
+    free(job->work.largest);
+    free(job->work.ids);
+    free(job->work.samples);
     free(job->bytes);
     free(job->deflated);
 }
@@ -68,10 +72,16 @@ static int64_t length_of(const qn_sequences *sequences, int64_t i) {
     return sequences->starts[i + 1] - sequences->starts[i];
 }
 
-static qn_status check_arguments(const qn_sequences *sequences, int64_t k, int64_t vocab, qn_error *err) {
-    if (k < 1 || k > vocab)
+static qn_status check_arguments(const qn_sequences *sequences, const qn_teacher_cache_info *info,
+                                 qn_error *err) {
+    if (info->k < 1 || info->k > info->vocab_size)
         return qn_fail(err, QN_E_ARGUMENT, "a teacher cache of %lld ids a position, of a vocabulary of %lld",
-                       (long long)k, (long long)vocab);
+                       (long long)info->k, (long long)info->vocab_size);
+    if (info->n_samples < 0 || info->n_samples > info->vocab_size - info->k)
+        return qn_fail(err, QN_E_ARGUMENT,
+                       "a teacher cache of %lld samples a position, of %lld ids beside the %lld largest",
+                       (long long)info->n_samples, (long long)(info->vocab_size - info->k),
+                       (long long)info->k);
     if (sequences->n < 1) return qn_fail(err, QN_E_ARGUMENT, "a teacher cache of no sequence");
     for (int64_t i = 0; i < sequences->n; i++)
         if (sequences->starts[i] < 0 || length_of(sequences, i) < 0)
@@ -102,7 +112,7 @@ static qn_status prepare(cache_job *job, const qn_teacher_cache_info *info, qn_e
     const qn_config *config = qn_model_config(job->teacher);
     int64_t floats;
     measure(job);
-    qni_cache_code_init(&job->code, info->vocab_size, info->k);
+    qni_cache_code_init(&job->code, info->vocab_size, info->k, info->n_samples);
     job->chunk_tokens = qni_head_chunk_tokens(config->vocab_size);
     if (job->chunk_tokens > job->max_tokens) job->chunk_tokens = job->max_tokens;
     job->stage =
@@ -114,32 +124,46 @@ static qn_status prepare(cache_job *job, const qn_teacher_cache_info *info, qn_e
     QN_TRY(QNI_ALLOC(job->starts, job->sequences->n + 1, "starts of sequences", err));
     QN_TRY(QNI_ALLOC(job->hidden, floats, "hidden states", err));
     QN_TRY(QNI_ALLOC(job->logits, job->chunk_tokens * config->vocab_size, "logits", err));
-    QN_TRY(QNI_ALLOC(job->entries, job->chunk_tokens * info->k, "largest logits", err));
+    QN_TRY(QNI_ALLOC(job->work.largest, job->chunk_tokens * info->k, "largest logits", err));
+    QN_TRY(QNI_ALLOC(job->work.ids, job->chunk_tokens * info->k, "largest logits", err));
+    QN_TRY(QNI_ALLOC(job->work.samples, job->chunk_tokens * info->n_samples, "samples", err));
     QN_TRY(QNI_ALLOC(job->bytes, (int64_t)job->max_bytes, "a coded sequence", err));
     return QNI_ALLOC(job->deflated, (int64_t)compressBound(job->max_bytes), "a deflated sequence", err);
 }
 
-/* Positions [first, first + n) of a sequence of N_TOKENS, of which HIDDEN is the first. */
-static qn_status code_positions(const cache_job *job, const float *hidden, int64_t first, int64_t n,
-                                int64_t n_tokens, qn_error *err) {
+/* Where a position's samples begin: a function of the place in the text alone. */
+static double uniform_of(int64_t sequence, int64_t token) {
+    qn_rng rng;
+    qn_rng_seed_stream(&rng, (uint64_t)sequence, RNG_PURPOSE, (uint32_t)token);
+    return qn_rng_uniform(&rng);
+}
+
+/* Positions [first, first + n) of sequence INDEX of N_TOKENS, of which HIDDEN is the first. */
+static qn_status code_positions(const cache_job *job, const float *hidden, int64_t index, int64_t first,
+                                int64_t n, int64_t n_tokens, qn_error *err) {
     const qni_cache_code *code = &job->code;
     const int n_threads = qn_context_threads(job->ctx);
     QN_TRY(qn_check_cancelled(job->ctx, err));
     QN_TRY(qn_head_logits(job->teacher, hidden + first * qn_model_config(job->teacher)->hidden_size, n,
                           job->compute, job->ctx, job->logits, NULL, err));
 #pragma omp parallel for schedule(static) num_threads(n_threads)
-    for (int64_t i = 0; i < n; i++)
-        qni_cache_code_row(code, job->ops->kernels, job->logits + i * code->vocab, job->entries + i * code->k,
-                           n_tokens, first + i, job->bytes);
+    for (int64_t i = 0; i < n; i++) {
+        const qni_cache_work work = {.largest = job->work.largest + i * code->k,
+                                     .ids = job->work.ids + i * code->k,
+                                     .samples = job->work.samples + i * code->n_samples};
+        qni_cache_code_row(code, job->ops->kernels, job->logits + i * code->vocab,
+                           uniform_of(index, first + i), &work, n_tokens, first + i, job->bytes);
+    }
     return QN_OK;
 }
 
-static qn_status add_sequence(cache_job *job, const float *hidden, int64_t n_tokens, qn_error *err) {
+static qn_status add_sequence(cache_job *job, const float *hidden, int64_t index, qn_error *err) {
+    const int64_t n_tokens = length_of(job->sequences, index);
     size_t n_bytes = 0;
     (void)qni_cache_code_bytes(&job->code, n_tokens, &n_bytes); /* no more than that of the longest */
     for (int64_t first = 0; first < n_tokens; first += job->chunk_tokens) {
         const int64_t left = n_tokens - first;
-        QN_TRY(code_positions(job, hidden, first, left < job->chunk_tokens ? left : job->chunk_tokens,
+        QN_TRY(code_positions(job, hidden, index, first, left < job->chunk_tokens ? left : job->chunk_tokens,
                               n_tokens, err));
     }
     uLongf n_deflated = compressBound(job->max_bytes);
@@ -158,7 +182,7 @@ static qn_status run_batch(cache_job *job, int64_t first, int64_t end, qn_error 
     if (s->starts[end] > origin)
         QN_TRY(qni_walk(job->teacher, &batch, &options, job->ctx, &job->stage, job->hidden, NULL, err));
     for (int64_t i = job->writer.n_sequences; i < end; i++)
-        QN_TRY(add_sequence(job, job->hidden + (s->starts[i] - origin) * h, length_of(s, i), err));
+        QN_TRY(add_sequence(job, job->hidden + (s->starts[i] - origin) * h, i, err));
     return qni_cache_writer_sync(&job->writer, err);
 }
 
@@ -191,9 +215,10 @@ static qn_status describe(const qn_model *teacher, const qn_sequences *sequences
                           qn_teacher_cache_info *out, qn_error *err) {
     *out = (qn_teacher_cache_info){.vocab_size = qn_model_config(teacher)->vocab_size,
                                    .k = options->k,
+                                   .n_samples = options->n_samples,
                                    .n_sequences = sequences->n,
                                    .compute = options->compute};
-    QN_TRY(check_arguments(sequences, out->k, out->vocab_size, err));
+    QN_TRY(check_arguments(sequences, out, err));
     out->n_tokens = sequences->starts[sequences->n] - sequences->starts[0];
     QN_TRY(qn_checkpoint_sha256(qn_model_checkpoint(teacher), ctx, out->teacher_sha256, err));
     return qn_teacher_cache_text_sha256(sequences, out->text_sha256, err);

@@ -57,7 +57,8 @@ qni_model_tuning qni_model_tuning_of(const qn_recipe *recipe, uint64_t seed) {
         .trained_codes = f->trained_codes,
         .kl_weight = f->kl_weight,
         .ce_weight = f->ce_weight,
-        .top_k = f->top_k};
+        .top_k = f->top_k,
+        .samples = f->samples};
 }
 
 /* ---- fits and blocks ---- */

@@ -110,29 +110,36 @@ static int64_t kept_probabilities(const qni_model_job *job) {
     return k < vocab ? k : vocab;
 }
 
+static qn_teacher_cache_options cache_options(const qni_model_job *job) {
+    const int64_t vocab = qn_model_config(job->teacher)->vocab_size, k = kept_probabilities(job),
+                  wanted = job->tuning->samples;
+    return (qn_teacher_cache_options){
+        .k = k, .n_samples = wanted < vocab - k ? wanted : vocab - k, .compute = job->compute};
+}
+
 /* Caches of other texts or sizes may stand beside it. */
-static qn_status cache_path(const qni_model_job *job, char **path, qn_error *err) {
+static qn_status cache_path(const qni_model_job *job, const qn_teacher_cache_options *options, char **path,
+                            qn_error *err) {
     char text[QN_SHA256_HEX], name[128];
     QN_TRY(qn_teacher_cache_text_sha256(job->sequences, text, err));
-    (void)snprintf(name, sizeof name, "teacher-%.12s-top%lld.cache", text,
-                   (long long)kept_probabilities(job));
+    (void)snprintf(name, sizeof name, "teacher-%.12s-top%lld-samples%lld.cache", text, (long long)options->k,
+                   (long long)options->n_samples);
     return qni_store_path(job->store, name, path, err);
 }
 
 /* The teacher's predictions on the run's text; *cache NULL where none are wanted. */
 static qn_status open_cache(const qni_model_job *job, const qn_context *ctx, qn_teacher_cache **cache,
                             qn_error *err) {
-    qn_teacher_cache_options options = qn_teacher_cache_options_default();
+    const qn_teacher_cache_options options = cache_options(job);
     qn_teacher_cache_info info;
     char *path = NULL;
     if (job->tuning->kl_weight == 0.0) return QN_OK;
-    options.compute = job->compute;
-    options.k = kept_probabilities(job);
-    QN_TRY(cache_path(job, &path, err));
+    QN_TRY(cache_path(job, &options, &path, err));
     qn_status status = qn_teacher_cache_make(job->teacher, job->sequences, &options, path, ctx, &info, err);
     if (status == QN_OK) {
-        qn_log(ctx, QN_LOG_INFO, "the teacher's %lld largest probabilities: %.1f bytes a token",
-               (long long)options.k, (double)info.n_bytes / (double)info.n_tokens);
+        qn_log(
+            ctx, QN_LOG_INFO, "the teacher's %lld largest probabilities and %lld samples: %.1f bytes a token",
+            (long long)options.k, (long long)options.n_samples, (double)info.n_bytes / (double)info.n_tokens);
         status = qn_teacher_cache_open(path, info.teacher_sha256, info.text_sha256, cache, err);
     }
     free(path);

@@ -12,7 +12,7 @@ typedef struct qni_model_tuning {
     qn_trainable_rates rates;
     bool trained_codes; /* else latents stand at their levels and stay there */
     double kl_weight, ce_weight;
-    int64_t top_k;
+    int64_t top_k, samples;
 } qni_model_tuning;
 
 typedef struct qni_model_job {

@@ -69,6 +69,7 @@ const qni_setting qni_settings[QNI_SETTING_COUNT] = {
     {"finetune", "kl_weight", QNI_SETTING_REAL, FIELD(finetune.kl_weight), 0, 0, 1e3, {NULL}, true},
     {"finetune", "ce_weight", QNI_SETTING_REAL, FIELD(finetune.ce_weight), 0, 0, 1e3, {NULL}, true},
     {"finetune", "top_k", QNI_SETTING_INTEGER, FIELD(finetune.top_k), 0, 0, MAX_TOKENS, {NULL}, true},
+    {"finetune", "samples", QNI_SETTING_INTEGER, FIELD(finetune.samples), 0, 0, MAX_TOKENS, {NULL}, true},
     {"rescue", "max_fraction", QNI_SETTING_REAL, FIELD(max_rescue_fraction), 0, 0, 1, {NULL}, false},
 };
 
@@ -128,6 +129,7 @@ static const qn_recipe_distill k_distill = {.steps = 168,
 static const qn_recipe_finetune k_finetune = {.tokens = 1 << 20,
                                               .steps = 270,
                                               .batch = 6,
+                                              .samples = 32,
                                               .lr = 0.006,
                                               .scale_rate = 0.5,
                                               .vector_rate = 0.15,

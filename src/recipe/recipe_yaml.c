@@ -49,9 +49,9 @@ static const cyaml_schema_field_t k_distill_fields[] = {
     VALUE("threshold_rate", 4), VALUE("vector_rate", 5), VALUE("loss", 6), VALUE("window", 7),
     VALUE("temperature", 8),    VALUE("inputs", 9),      CYAML_FIELD_END};
 static const cyaml_schema_field_t k_finetune_fields[] = {
-    VALUE("tokens", 0),     VALUE("steps", 1),       VALUE("batch", 2), VALUE("lr", 3),
-    VALUE("scale_rate", 4), VALUE("vector_rate", 5), VALUE("codes", 6), VALUE("kl_weight", 7),
-    VALUE("ce_weight", 8),  VALUE("top_k", 9),       CYAML_FIELD_END};
+    VALUE("tokens", 0),     VALUE("steps", 1),       VALUE("batch", 2),    VALUE("lr", 3),
+    VALUE("scale_rate", 4), VALUE("vector_rate", 5), VALUE("codes", 6),    VALUE("kl_weight", 7),
+    VALUE("ce_weight", 8),  VALUE("top_k", 9),       VALUE("samples", 10), CYAML_FIELD_END};
 static const cyaml_schema_field_t k_rescue_fields[] = {VALUE("max_fraction", 0), CYAML_FIELD_END};
 static const cyaml_schema_field_t k_override_fields[] = {
     CYAML_FIELD_STRING_PTR("match", CYAML_FLAG_POINTER, override, match, 1,

@@ -50,6 +50,7 @@
  *       kl_weight: 0.7        # of the divergence from the teacher
  *       ce_weight: 0.3        # of the cross entropy with the text
  *       top_k: 0              # probabilities of the teacher that are kept at each position; 0: 64 to 128, by the vocabulary
+ *       samples: 32           # of the other ids, drawn at each position to stand for them; 0: they are one outcome
  *     overrides:              # calibrated recipes: whole matrices whose code is not left to the planner; the first match counts
  *       - match: v_proj       # POSIX extended regular expression, found anywhere in the name of a matrix
  *         code: double        # single, double (two planes), q4; counted like all other bytes and rescued weights
@@ -103,7 +104,7 @@ typedef struct qn_recipe_distill {
 } qn_recipe_distill;
 
 typedef struct qn_recipe_finetune {
-    int64_t tokens, steps, batch, top_k;
+    int64_t tokens, steps, batch, top_k, samples;
     double lr, scale_rate, vector_rate, kl_weight, ce_weight;
     bool trained_codes;
 } qn_recipe_finetune;

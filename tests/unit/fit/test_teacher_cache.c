@@ -12,7 +12,7 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { VOCAB = 257, K = 20, N = 5, T = 9003 };
+enum { VOCAB = 257, K = 20, SAMPLES = 6, N = 5, T = 9003 };
 /* Two batches of the walk: the fourth sequence goes into the second one. */
 static const int64_t k_starts[N + 1] = {0, 40, 40, 3001, 9000, T};
 
@@ -20,7 +20,7 @@ static char *folder, *model_path;
 static qn_model *model;
 static int32_t ids[T];
 static const qn_sequences k_sequences = {.ids = ids, .starts = k_starts, .n = N};
-static const qn_teacher_cache_options k_options = {.k = K};
+static const qn_teacher_cache_options k_options = {.k = K, .n_samples = SAMPLES};
 static char teacher_sha256[QN_SHA256_HEX], text_sha256[QN_SHA256_HEX];
 
 static int open_model(void **state) {
@@ -56,45 +56,60 @@ static void forget(char *path) {
     free(path);
 }
 
-/* All positions of a cache. */
-typedef struct positions {
-    int32_t ids[T * K];
-    float log_probs[T * K], tails[T];
-} positions;
+static qn_teacher_rows make_rows(void) {
+    qn_teacher_rows rows;
+    assert_ok(qn_teacher_rows_alloc(T, K, SAMPLES, &rows, err));
+    return rows;
+}
 
-static positions *read_all(const char *path) {
-    positions *p = malloc(sizeof *p);
+/* All positions of a cache. */
+static qn_teacher_rows read_all(const char *path) {
+    qn_teacher_rows rows = make_rows();
     qn_teacher_cache *cache = NULL;
     assert_ok(qn_teacher_cache_open(path, teacher_sha256, text_sha256, &cache, err));
-    assert_ok(qn_teacher_cache_read(cache, 0, N, p->ids, p->log_probs, p->tails, err));
+    assert_ok(qn_teacher_cache_read(cache, 0, N, &rows, 0, err));
     qn_teacher_cache_close(cache);
-    return p;
+    return rows;
 }
 
 /* ---- what it says ---- */
 
+/* They are none of the largest, and their mean log-probability is the teacher's. */
+static void check_samples(const qn_teacher_rows *p, int64_t t, const float *logits, double log_sum) {
+    const int32_t *top = p->ids + t * K, *samples = p->sample_ids + t * SAMPLES;
+    double mean = 0.0;
+    for (int64_t i = 0; i < SAMPLES; i++) {
+        for (int64_t j = 0; j < K; j++) assert_true(samples[i] != top[j]);
+        assert_true(i == 0 || samples[i] >= samples[i - 1]);
+        mean += ((double)logits[samples[i]] - log_sum) / SAMPLES;
+    }
+    /* As far off as the mass of all others, which it is told relative to. */
+    assert_true(fabs(mean - (double)p->sample_log_prob[t]) <= 0.1 + 0.02);
+}
+
 static void test_positions_are_the_teachers(void **state) {
     (void)state;
     char *path = make_cache("a");
-    positions *p = read_all(path);
+    qn_teacher_rows p = read_all(path);
     const int64_t h = qn_model_config(model)->hidden_size;
     float *hidden = malloc(sizeof *hidden * (size_t)(T * h)), logits[VOCAB];
     const qn_walk_options walk = {.compute = QN_COMPUTE_F32};
     assert_ok(qn_walk(model, &k_sequences, &walk, NULL, hidden, NULL, err));
     for (int64_t t = 0; t < T; t += 97) {
-        double sum = 0.0, mass = exp((double)p->tails[t]);
+        double sum = 0.0, mass = exp((double)p.tail_log_prob[t]);
         assert_ok(qn_head_logits(model, hidden + t * h, 1, QN_COMPUTE_F32, NULL, logits, NULL, err));
         for (int i = 0; i < VOCAB; i++) sum += exp((double)logits[i]);
         for (int64_t i = 0; i < K; i++) {
-            const double want = (double)logits[p->ids[t * K + i]] - log(sum);
+            const double want = (double)logits[p.ids[t * K + i]] - log(sum);
             const double step = 2.0 * sqrt(24.0 * -want) / 255.0 + 1e-3; /* of the grid */
-            assert_true(fabs((double)p->log_probs[t * K + i] - want) <= step + 0.02);
-            mass += exp((double)p->log_probs[t * K + i]);
+            assert_true(fabs((double)p.log_probs[t * K + i] - want) <= step + 0.02);
+            mass += exp((double)p.log_probs[t * K + i]);
         }
         assert_true(fabs(mass - 1.0) <= 1e-6);
+        check_samples(&p, t, logits, log(sum));
     }
     free(hidden);
-    free(p);
+    qn_teacher_rows_release(&p);
     forget(path);
 }
 
@@ -111,7 +126,8 @@ static void test_info(void **state) {
     assert_string_equal(info.teacher_sha256, teacher_sha256);
     assert_string_equal(info.text_sha256, text_sha256);
     assert_string_equal(info.last_link, made.last_link);
-    assert_true(info.vocab_size == VOCAB && info.k == K && info.n_sequences == N && info.n_tokens == T);
+    assert_true(info.vocab_size == VOCAB && info.k == K && info.n_samples == SAMPLES &&
+                info.n_sequences == N && info.n_tokens == T);
     assert_true(info.n_bytes == n_bytes && made.n_bytes == n_bytes);
     for (int64_t i = 0; i < N; i++)
         assert_int_equal(qn_teacher_cache_tokens(cache, i), k_starts[i + 1] - k_starts[i]);
@@ -124,23 +140,30 @@ static void test_any_order_of_reading(void **state) {
     static const int order[] = {3, 0, 4, 1, 2, 3};
     (void)state;
     char *path = make_cache("order");
-    positions *all = read_all(path), *one = malloc(sizeof *one);
+    qn_teacher_rows all = read_all(path), one = make_rows(), narrow;
     qn_teacher_cache *cache = NULL;
     assert_ok(qn_teacher_cache_open(path, NULL, NULL, &cache, err));
     for (size_t i = 0; i < sizeof order / sizeof *order; i++) {
-        const int64_t first = k_starts[order[i]], n = k_starts[order[i] + 1] - first;
-        assert_ok(qn_teacher_cache_read(cache, order[i], 1, one->ids, one->log_probs, one->tails, err));
-        assert_memory_equal(one->ids, all->ids + first * K, sizeof *one->ids * (size_t)(n * K));
-        assert_memory_equal(one->log_probs, all->log_probs + first * K, sizeof(float) * (size_t)(n * K));
-        assert_memory_equal(one->tails, all->tails + first, sizeof(float) * (size_t)n);
+        const int64_t first = k_starts[order[i]], n = k_starts[order[i] + 1] - first, at = n < T ? 1 : 0;
+        assert_ok(qn_teacher_cache_read(cache, order[i], 1, &one, at, err));
+        const qn_teacher_top got = qn_teacher_rows_top(&one, at), want = qn_teacher_rows_top(&all, first);
+        const size_t rows = (size_t)n;
+        assert_memory_equal(got.ids, want.ids, sizeof *got.ids * rows * K);
+        assert_memory_equal(got.log_probs, want.log_probs, sizeof(float) * rows * K);
+        assert_memory_equal(got.tail_log_prob, want.tail_log_prob, sizeof(float) * rows);
+        assert_memory_equal(got.sample_ids, want.sample_ids, sizeof *got.ids * rows * SAMPLES);
+        assert_memory_equal(got.sample_log_prob, want.sample_log_prob, sizeof(float) * rows);
     }
-    assert_error(qn_teacher_cache_read(cache, 4, 2, one->ids, one->log_probs, one->tails, err), QN_E_ARGUMENT,
-                 "order|4 .. 6 of 5");
-    assert_error(qn_teacher_cache_read(cache, -1, 2, one->ids, one->log_probs, one->tails, err),
-                 QN_E_ARGUMENT, "-1");
+    assert_error(qn_teacher_cache_read(cache, 4, 2, &one, 0, err), QN_E_ARGUMENT, "order|4 .. 6 of 5");
+    assert_error(qn_teacher_cache_read(cache, -1, 2, &one, 0, err), QN_E_ARGUMENT, "-1");
+    assert_error(qn_teacher_cache_read(cache, 0, N, &one, 1, err), QN_E_ARGUMENT,
+                 "order|do not fit|1 .. 9003");
+    assert_ok(qn_teacher_rows_alloc(T, K, 0, &narrow, err));
+    assert_error(qn_teacher_cache_read(cache, 0, 1, &narrow, 0, err), QN_E_ARGUMENT, "6 samples|20 and 0");
     qn_teacher_cache_close(cache);
-    free(all);
-    free(one);
+    qn_teacher_rows_release(&all);
+    qn_teacher_rows_release(&one);
+    qn_teacher_rows_release(&narrow);
     forget(path);
 }
 
@@ -149,21 +172,21 @@ static void test_a_step_learns_from_it(void **state) {
     static int32_t targets[T];
     (void)state;
     char *path = make_cache("step");
-    positions *p = read_all(path);
-    const qn_teacher_top top = {p->ids, p->log_probs, p->tails, K};
+    qn_teacher_rows p = read_all(path);
+    const qn_teacher_top top = qn_teacher_rows_top(&p, 0);
     qn_loss_options options = {.kl_weight = 1.0, .scale = 1.0, .teacher_top = &top};
     qn_loss loss;
     const int64_t first = k_starts[3], starts[] = {0, 40};
     const qn_sequences one = {.ids = ids, .starts = starts, .n = 1};
     for (int i = 0; i < 40; i++) targets[i] = ids[i + 1];
     assert_ok(qn_loss_gradient(model, &one, targets, &options, NULL, NULL, &loss, err));
-    assert_true(loss.kl_nats >= 0.0 && loss.kl_nats <= 40 * 1e-3);
-    const double own = loss.kl_nats;
-    const qn_teacher_top other = {p->ids + first * K, p->log_probs + first * K, p->tails + first, K};
+    assert_true(fabs(loss.kl_nats) <= 40 * 1e-3); /* an estimate: the samples may take it below 0 */
+    const double own = fabs(loss.kl_nats);
+    const qn_teacher_top other = qn_teacher_rows_top(&p, first);
     options.teacher_top = &other; /* of other positions */
     assert_ok(qn_loss_gradient(model, &one, targets, &options, NULL, NULL, &loss, err));
     assert_true(loss.kl_nats > 10.0 * own);
-    free(p);
+    qn_teacher_rows_release(&p);
     forget(path);
 }
 
@@ -175,8 +198,8 @@ static void test_a_trained_teachers_cache_is_small(void **state) {
     (void)state;
     char *root = require_test_data("teacher"), *text_path = path_in(root, "text/dev.txt");
     char *path = path_in(folder, "trained"), *text = load_file(text_path, NULL);
-    int32_t targets[CONTEXT], *top_ids = malloc(sizeof *top_ids * (size_t)(CONTEXT * options.k));
-    float *log_probs = malloc(sizeof *log_probs * (size_t)(CONTEXT * options.k)), tails[CONTEXT];
+    int32_t targets[CONTEXT];
+    qn_teacher_rows rows;
     qn_tokenizer *tokenizer = NULL;
     qn_model *teacher = NULL;
     qn_teacher_cache *cache = NULL;
@@ -195,9 +218,10 @@ static void test_a_trained_teachers_cache_is_small(void **state) {
     assert_true(logits >= 50.0 * (double)info.n_bytes);
 
     assert_ok(qn_teacher_cache_open(path, NULL, NULL, &cache, err));
-    assert_ok(qn_teacher_cache_read(cache, 0, 1, top_ids, log_probs, tails, err));
+    assert_ok(qn_teacher_rows_alloc(CONTEXT, options.k, options.n_samples, &rows, err));
+    assert_ok(qn_teacher_cache_read(cache, 0, 1, &rows, 0, err));
     memcpy(targets, words.ids + 1, sizeof targets);
-    const qn_teacher_top top = {top_ids, log_probs, tails, options.k};
+    const qn_teacher_top top = qn_teacher_rows_top(&rows, 0);
     const qn_loss_options loss_options = {.kl_weight = 1.0, .scale = 1.0, .teacher_top = &top};
     assert_ok(qn_loss_gradient(teacher, &one, targets, &loss_options, NULL, NULL, &loss, err));
     /* Errors up to half a step of 0.04 to 0.1 nats, uniform: their mean square over two is below 4e-4. */
@@ -209,8 +233,7 @@ static void test_a_trained_teachers_cache_is_small(void **state) {
     free(text);
     free(text_path);
     free(root);
-    free(top_ids);
-    free(log_probs);
+    qn_teacher_rows_release(&rows);
     forget(path);
 }
 
@@ -312,11 +335,11 @@ static void test_a_stopped_call_goes_on(void **state) {
 
 static qn_status try_read(const char *path, qn_error *err) {
     qn_teacher_cache *cache = NULL;
-    positions *p = malloc(sizeof *p);
+    qn_teacher_rows rows = make_rows();
     qn_status status = qn_teacher_cache_open(path, teacher_sha256, text_sha256, &cache, err);
-    if (status == QN_OK) status = qn_teacher_cache_read(cache, 0, N, p->ids, p->log_probs, p->tails, err);
+    if (status == QN_OK) status = qn_teacher_cache_read(cache, 0, N, &rows, 0, err);
     qn_teacher_cache_close(cache);
-    free(p);
+    qn_teacher_rows_release(&rows);
     return status;
 }
 
@@ -386,13 +409,15 @@ static void test_another_teacher_or_text_is_refused(void **state) {
 
 /* What stands at the path or aside is of something else: it is named and left alone. */
 static void test_nothing_else_is_overwritten(void **state) {
-    const qn_teacher_cache_options other_k = {.k = K + 1};
+    const qn_teacher_cache_options other_k = {.k = K + 1, .n_samples = SAMPLES}, none = {.k = K};
     const qn_sequences shorter = {.ids = ids, .starts = k_starts, .n = 2};
     size_t n_bytes;
     (void)state;
     char *path = make_cache("kept"), *data = load_file(path, &n_bytes), *fresh = path_in(folder, "fresh");
     assert_error(qn_teacher_cache_make(model, &k_sequences, &other_k, path, NULL, NULL, err), QN_E_ARGUMENT,
                  "kept|20 ids|expected 21|remove");
+    assert_error(qn_teacher_cache_make(model, &k_sequences, &none, path, NULL, NULL, err), QN_E_ARGUMENT,
+                 "kept|6 samples|expected 20, 0 |remove");
     assert_error(qn_teacher_cache_make(model, &shorter, &k_options, path, NULL, NULL, err), QN_E_ARGUMENT,
                  "kept|text|expected|remove");
     put_unfinished(fresh, data, n_bytes / 2);
@@ -413,6 +438,19 @@ static void test_nothing_else_is_overwritten(void **state) {
     free(fresh);
 }
 
+static void test_another_version_is_refused(void **state) {
+    size_t n_bytes;
+    (void)state;
+    char *path = make_cache("older"), *data = load_file(path, &n_bytes),
+         *version = strstr(data, "\"version\":2");
+    assert_non_null(version);
+    version[strlen("\"version\":")] = '1';
+    write_test_file(folder, "older", data, n_bytes);
+    assert_error(try_read(path, err), QN_E_UNSUPPORTED, "older|version 1|reads version 2|anew");
+    free(data);
+    forget(path);
+}
+
 static void test_bad_arguments_leave_nothing(void **state) {
     static const int64_t backwards[] = {0, 10, 5};
     static const int32_t outside[] = {1, VOCAB, 2};
@@ -427,7 +465,11 @@ static void test_bad_arguments_leave_nothing(void **state) {
     assert_error(MAKE(&k_sequences), QN_E_ARGUMENT, "0 ids");
     options.k = VOCAB + 1;
     assert_error(MAKE(&k_sequences), QN_E_ARGUMENT, "258 ids|257");
+    options.k = VOCAB - 1;
+    options.n_samples = 2;
+    assert_error(MAKE(&k_sequences), QN_E_ARGUMENT, "2 samples|1 ids beside the 256");
     options.k = VOCAB;
+    options.n_samples = 0;
     assert_error(MAKE(&none), QN_E_ARGUMENT, "no sequence");
     assert_error(MAKE(&bad), QN_E_ARGUMENT, "sequence 1");
     assert_error(MAKE(&wrong_ids), QN_E_VALUE, "257");
@@ -456,6 +498,7 @@ int main(void) {
         cmocka_unit_test(test_chunks_out_of_order_are_found),
         cmocka_unit_test(test_another_teacher_or_text_is_refused),
         cmocka_unit_test(test_nothing_else_is_overwritten),
+        cmocka_unit_test(test_another_version_is_refused),
         cmocka_unit_test(test_bad_arguments_leave_nothing),
     };
     return cmocka_run_group_tests(tests, open_model, close_model);
