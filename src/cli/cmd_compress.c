@@ -34,6 +34,7 @@ static const cli_option k_options[] = {
     BUDGET_OPTIONS,
     {"second-moments", CLI_TEXT, "FILE",
      "input second moments for a data-free recipe's fits and choice of rows", false},
+    CLI_DEV_EVERY_OPTION,
     {"dry-run", CLI_FLAG, NULL, "print the plan and the exact size of the file it would write", false},
     {"work", CLI_TEXT, "DIR", "where a long run keeps what it needs to go on", false},
     {"resume", CLI_FLAG, NULL, "go on with the run in --work", false},
@@ -205,12 +206,13 @@ static int compress(const cli_args *args, const qn_compress_options *extra) {
 
 static int run(const cli_args *args) {
     qn_error err = {0};
-    const qn_compress_options options = {.output = cli_text(args, "o", NULL),
-                                         .dry_run = cli_flag(args, "dry-run"),
-                                         .second_moments = cli_text(args, "second-moments", NULL),
-                                         .work = cli_text(args, "work", NULL),
-                                         .resume = cli_flag(args, "resume")};
-    if (cli_check_resume(args, &err) != QN_OK) return cli_fail(&err);
+    qn_compress_options options = {.output = cli_text(args, "o", NULL),
+                                   .dry_run = cli_flag(args, "dry-run"),
+                                   .second_moments = cli_text(args, "second-moments", NULL),
+                                   .work = cli_text(args, "work", NULL),
+                                   .resume = cli_flag(args, "resume")};
+    if (cli_check_resume(args, &err) != QN_OK || cli_dev_every(args, &options.dev_every, &err) != QN_OK)
+        return cli_fail(&err);
     return compress(args, &options);
 }
 

@@ -15,6 +15,7 @@ static const cli_option k_options[] = {
      "its stages distill and finetune (default: those of the track's best built-in recipe)", false},
     {"effort", CLI_TEXT, "fast|default|max", "how long: fast trains nothing", false},
     {"docs", CLI_TEXT, "FILE", "dev documents: scored before and after, and never trained on", false},
+    CLI_DEV_EVERY_OPTION,
     {"allow-leak", CLI_FLAG, NULL, "train on text that holds the dev documents too", false},
     {"tokenizer", CLI_TEXT, "DIR|byte", "instead of the teacher's own", false},
     {"bits-per-parameter", CLI_REAL, "X", "budget instead of the track's", false},
@@ -93,7 +94,9 @@ static int run(const cli_args *args) {
     qn_profile profile;
     qn_recipe recipe;
     qn_compress_result result = {0};
-    if (cli_check_resume(args, &err) != QN_OK || read_rules(args, &profile, &recipe, &err) != QN_OK)
+    int64_t dev_every = 0;
+    if (cli_check_resume(args, &err) != QN_OK || cli_dev_every(args, &dev_every, &err) != QN_OK ||
+        read_rules(args, &profile, &recipe, &err) != QN_OK)
         return cli_fail(&err);
     const qn_compress_options options = {.model = cli_text(args, "teacher", NULL),
                                          .start = args->positionals[0],
@@ -106,6 +109,7 @@ static int run(const cli_args *args) {
                                          .text = cli_text(args, "text", NULL),
                                          .allow_leak = cli_flag(args, "allow-leak"),
                                          .documents = cli_text(args, "docs", NULL),
+                                         .dev_every = dev_every,
                                          .tokenizer = cli_text(args, "tokenizer", NULL),
                                          .work = cli_text(args, "work", NULL),
                                          .resume = cli_flag(args, "resume"),

@@ -12,7 +12,17 @@ qn_status cli_effort(const cli_args *args, qn_recipe *recipe, qn_error *err);
 
 json_t *cli_tuning_object(const qn_tuning_row *t);
 
-/* `distilled_blocks`, an object a block, and `finetuned` of the whole model. */
+/* --dev-every N, 1 where it is not given. */
+#define CLI_DEV_EVERY_OPTION                                                                                 \
+    {                                                                                                        \
+        "dev-every", CLI_INTEGER, "N",                                                                       \
+            "with --docs: perplexity on the first 8192 tokens of them after every N blocks (default 1; 0: "  \
+            "never)",                                                                                        \
+            false                                                                                            \
+    }
+qn_status cli_dev_every(const cli_args *args, int64_t *out, qn_error *err);
+
+/* `distilled_blocks`, an object a block, `finetuned` of the whole model, and `dev`, what was seen on the documents on the way. */
 void cli_add_tuning(json_t *object, const qn_compress_result *r);
 
 /* Lines of text for what was trained. */

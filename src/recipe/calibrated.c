@@ -1,6 +1,7 @@
 #include "recipe/calibrated.h"
 
 #include "base/alloc.h"
+#include "recipe/run_text.h"
 
 #include <regex.h>
 #include <stdlib.h>
@@ -98,6 +99,7 @@ void qni_calibrated_close(qni_calibrated *c) {
     free(c->shapes);
     free(c->relative_errors);
     free(c->block_reports);
+    qni_dev_trace_close(c->dev);
     qn_calibration_text_release(&c->tuning_text);
     qni_loss_model_release(&c->loss);
     qn_calibration_text_release(&c->text);

@@ -7,6 +7,7 @@
 #include "quern/fit/hessian_fit.h"
 #include "quern/recipe/compress.h"
 #include "recipe/block_tuning.h"
+#include "recipe/dev_trace.h"
 #include "recipe/loss_model.h"
 #include "recipe/matrix_store.h"
 #include "recipe/planner.h"
@@ -26,6 +27,7 @@ typedef struct qni_calibrated {
     qni_block_report
         *block_reports; /* owned [layers], by qni_calibrated_run; NULL where blocks are not trained */
     qn_tune_report model_report; /* by qni_calibrated_run; zero without that stage */
+    qni_dev_trace *dev;          /* owned, by qni_calibrated_run; NULL where it is not wanted */
 } qni_calibrated;
 
 /* Reads the calibration text, refuses one that holds the evaluation documents, and measures the loss model. */
@@ -41,11 +43,6 @@ QN_NODISCARD qn_status qni_calibrated_make_loss(qni_calibrated *c, const qn_cont
 QN_NODISCARD qn_status qni_calibrated_plan(qni_calibrated *c, const qn_artifact_plan *plan,
                                            int64_t budget_bytes, int64_t max_q4_weights,
                                            int64_t *minimum_bytes, qn_error *err);
-
-/* N_TOKENS of the run's text; refuses text that holds the evaluation documents (run_text.c). */
-QN_NODISCARD qn_status qni_run_text(const qn_compress_options *options, const qn_config *config,
-                                    int64_t n_tokens, const qn_context *ctx, qn_calibration_text *out,
-                                    qn_error *err);
 
 /* How the recipe fits, and what it lets bands be made of. */
 qni_band_codecs qni_band_codecs_of(const qn_recipe *recipe, qn_track track);

@@ -5,6 +5,7 @@
 #include "fit/tuning.h"
 #include "recipe/model_tuning.h"
 #include "recipe/prefix.h"
+#include "recipe/run_text.h"
 
 #include <stdlib.h>
 
@@ -102,6 +103,7 @@ static qn_status compress_blocks(qni_calibrated *c, const qni_matrix_store *stor
                           .embedding_metric = metric,
                           .store = store,
                           .fisher = &c->loss.fisher,
+                          .dev = c->dev,
                           .options = {.compute = QN_COMPUTE_F32,
                                       .fit = qni_fit_options_of(recipe),
                                       .student_inputs = recipe->student_inputs,
@@ -128,9 +130,19 @@ static qn_status tune_model(qni_calibrated *c, const qni_matrix_store *store, qn
                                .sequences = &sequences,
                                .shapes = c->shapes,
                                .store = store,
+                               .dev = c->dev,
                                .blocks_are_trained = recipe->distill.steps > 0};
     if (recipe->finetune.steps == 0) return QN_OK;
     return qni_tune_model(&job, ctx, &c->model_report, err);
+}
+
+/* ---- the run ---- */
+
+static qn_status open_dev(qni_calibrated *c, const qn_model *teacher, const qn_context *ctx, qn_error *err) {
+    qn_windows windows = {0};
+    if (!c->options->documents || c->options->dev_every <= 0) return QN_OK;
+    QN_TRY(qni_run_windows(c->options, &windows, err));
+    return qni_dev_trace_open(teacher, &windows, c->options->dev_every, ctx, &c->dev, err);
 }
 
 qn_status qni_calibrated_run(qni_calibrated *c, const qni_matrix_store *store, const qn_context *ctx,
@@ -140,6 +152,7 @@ qn_status qni_calibrated_run(qni_calibrated *c, const qni_matrix_store *store, c
     if (!c->relative_errors) return qni_fail_nomem(err, "the errors of fits");
     qn_status status = qn_model_open(c->options->model, &teacher, err);
     if (status == QN_OK) status = qn_model_open(c->options->model, &student, err);
+    if (status == QN_OK) status = open_dev(c, teacher, ctx, err);
     if (status == QN_OK) status = compress_blocks(c, store, teacher, student, ctx, err);
     if (status == QN_OK) status = tune_model(c, store, teacher, student, ctx, err);
     qn_model_close(student);

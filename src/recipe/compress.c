@@ -4,6 +4,7 @@
 #include "quern/base/writer.h"
 #include "quern/tensor/isa.h"
 #include "recipe/compress_job.h"
+#include "recipe/run_text.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -138,19 +139,11 @@ static qn_status verify_and_publish(qni_job *j, qn_error *err) {
 }
 
 static qn_status score_teacher(qni_job *j, qn_error *err) {
-    qn_tokenizer *tokenizer = NULL;
-    qn_documents documents = {0};
     qn_windows windows = {0};
-    const qn_protocol protocol = qn_protocol_default();
-    const char *path = j->options->tokenizer ? j->options->tokenizer : j->options->model;
-    qn_status st = qn_tokenizer_open(path, &tokenizer, err);
-    if (st == QN_OK) st = qn_documents_open(j->options->documents, &documents, err);
-    if (st == QN_OK) st = qn_windows_make(&documents, tokenizer, &protocol, &windows, err);
-    if (st == QN_OK)
-        st = qn_score(j->teacher, &windows, QN_COMPUTE_F32, j->ctx, NULL, &j->result.teacher, err);
+    QN_TRY(qni_run_windows(j->options, &windows, err));
+    const qn_status st =
+        qn_score(j->teacher, &windows, QN_COMPUTE_F32, j->ctx, NULL, &j->result.teacher, err);
     qn_windows_release(&windows);
-    qn_documents_release(&documents);
-    qn_tokenizer_free(tokenizer);
     return st;
 }
 
@@ -210,6 +203,8 @@ void qn_compress_result_release(qn_compress_result *result) {
     }
     free(result->plan);
     free(result->blocks);
+    free(result->dev.blocks);
+    result->dev = (qn_dev_report){0};
     result->blocks = NULL;
     result->n_blocks = 0;
     result->plan = NULL;

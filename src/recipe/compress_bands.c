@@ -244,6 +244,10 @@ static void take_reports(qni_job *job, qni_calibrated *c) {
     const qn_tune_report *m = &c->model_report;
     r->tuning = (qn_tuning_row){
         .steps = m->steps, .best_step = m->best_step, .first_loss = m->first_loss, .best_loss = m->best_loss};
+    if (c->dev) {
+        r->dev = c->dev->report;
+        c->dev->report = (qn_dev_report){0};
+    }
     if (!c->block_reports) return;
     r->n_blocks = qn_model_config(c->model)->n_layers;
     r->blocks = qni_alloc_array(r->n_blocks, sizeof *r->blocks);

@@ -6,6 +6,7 @@
 #include "quern/base/writer.h"
 #include "recipe/calibrated.h"
 #include "recipe/model_tuning.h"
+#include "recipe/run_text.h"
 
 #include <errno.h>
 #include <stdio.h>

@@ -186,11 +186,19 @@ void qni_forget_training(const qni_matrix_store *store) {
     free(path);
 }
 
-static qn_status run(model_run *r, const char *done_path, qn_tune_report *report, qn_error *err) {
+/* *perplexity on dev with the set as it stands. */
+static qn_status watch(model_run *r, double *perplexity, qn_error *err) {
+    qn_trainable_evaluate(&r->t, 0.0, r->ctx);
+    qn_status status = qn_trainable_lend(&r->t, r->job->student, err);
+    if (status == QN_OK) status = qni_dev_trace_model(r->job->dev, r->job->student, r->ctx, perplexity, err);
+    qn_trainable_give_back(&r->t, r->job->student);
+    return status;
+}
+
+static qn_status tune_or_load(model_run *r, const char *done_path, qn_tune_report *report, qn_error *err) {
     const qn_trainable_mark mark = {.key = r->job->store->keys[QNI_STAGE_TUNED]};
     qn_trainable_mark found = mark;
     bool is_done = false;
-    QN_TRY(make_set(r, err));
     QN_TRY(qn_trainable_load(&r->t, done_path, &found, false, &is_done, err));
     if (is_done) {
         qn_trainable_evaluate(&r->t, 0.0, r->ctx);
@@ -200,6 +208,18 @@ static qn_status run(model_run *r, const char *done_path, qn_tune_report *report
     QN_TRY(qni_save_trained(r->job->store, QNI_STAGE_TUNED, &r->t, err));
     QN_TRY(qn_trainable_save(&r->t, done_path, &mark, false, err));
     qni_forget_training(r->job->store);
+    return QN_OK;
+}
+
+static qn_status run(model_run *r, const char *done_path, qn_tune_report *report, qn_error *err) {
+    qn_dev_report *dev = r->job->dev ? &r->job->dev->report : NULL;
+    QN_TRY(make_set(r, err));
+    if (dev) QN_TRY(watch(r, &dev->compressed, err));
+    QN_TRY(tune_or_load(r, done_path, report, err));
+    if (!dev) return QN_OK;
+    QN_TRY(watch(r, &dev->tuned, err));
+    qn_log(r->ctx, QN_LOG_INFO, "whole model: perplexity on dev %.4f -> %.4f (the teacher's %.4f)",
+           dev->compressed, dev->tuned, dev->teacher);
     return QN_OK;
 }
 

@@ -5,6 +5,7 @@
 
 #include "quern/fit/distill.h"
 #include "quern/recipe/recipe.h"
+#include "recipe/dev_trace.h"
 #include "recipe/matrix_store.h"
 
 typedef struct qni_model_tuning {
@@ -23,10 +24,11 @@ typedef struct qni_model_job {
     const qn_sequences *sequences; /* to tune on */
     const qn_encoded *shapes;      /* [layout.n] of matrices */
     const qni_matrix_store *store;
+    qni_dev_trace *dev;      /* told how the student does before and after; NULL: nobody asks */
     bool blocks_are_trained; /* the stage before was QNI_STAGE_TRAINED */
 } qni_model_job;
 
-/* Trains the set T, lent to job->student; `shapes` and `blocks_are_trained` are not read. The state of a stopped run stays in the store. */
+/* Trains the set T, lent to job->student; `shapes`, `dev` and `blocks_are_trained` are not read. The state of a stopped run stays in the store. */
 QN_NODISCARD qn_status qni_tune_set(const qni_model_job *job, qn_trainable *t, const qn_context *ctx,
                                     qn_tune_report *report, qn_error *err);
 

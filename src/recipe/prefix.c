@@ -29,6 +29,8 @@ typedef struct prefix {
     qn_weight *lent;           /* owned [layout.n]: codes of the block that is being compressed */
     double *relative_errors;   /* borrowed, or NULL */
     qni_block_report *reports; /* borrowed, or NULL */
+    float **vectors;           /* owned [layout.n]: lent ones of the block, or NULL */
+    qni_probe dev;             /* on job->dev's text */
     int64_t n_done;            /* matrices */
 
     /* Tuning only. */
@@ -206,7 +208,8 @@ static void give_back(prefix *p, int64_t entry) {
     if (p->lent[entry].kind == QN_WEIGHT_ENCODED) qn_encoded_release(&p->lent[entry].encoded);
     p->lent[entry] = (qn_weight){0};
     free(p->targets[entry]);
-    p->targets[entry] = NULL;
+    free(p->vectors[entry]);
+    p->targets[entry] = p->vectors[entry] = NULL;
 }
 
 static void show_progress(prefix *p) {
@@ -337,11 +340,20 @@ static qn_status make_set(const prefix *p, int64_t layer, qn_trainable *out, qn_
     return status;
 }
 
-/* The student passes the block with what the training made of it. */
+/* The student passes the block as it stands. */
+static qn_status pass_block(prefix *p, int64_t layer, qn_error *err) {
+    if (is_tuned(p)) QN_TRY(qni_probe_pass(&p->probe, layer, err));
+    if (p->job->dev) {
+        QN_TRY(qni_probe_pass(&p->dev, layer, err));
+        QN_TRY(qni_dev_trace_block(p->job->dev, &p->dev, layer, p->ctx, err));
+    }
+    return qn_stepper_block(p->student.stepper, layer, p->student.stream, err);
+}
+
+/* The same with what the training made of it. */
 static qn_status pass_trained(prefix *p, int64_t layer, qn_trainable *t, qn_error *err) {
     qn_status status = qn_trainable_lend(t, p->job->student, err);
-    if (status == QN_OK) status = qni_probe_pass(&p->probe, layer, err);
-    if (status == QN_OK) status = qn_stepper_block(p->student.stepper, layer, p->student.stream, err);
+    if (status == QN_OK) status = pass_block(p, layer, err);
     qn_trainable_give_back(t, p->job->student);
     return status;
 }
@@ -372,8 +384,27 @@ static qn_status tune_block(prefix *p, int64_t layer, qn_error *err) {
 
 /* ---- the walk ---- */
 
+/* Norms and biases of an artifact that training goes on from; a fit leaves none. The sets of blocks in training have them. */
+static qn_status lend_vectors(prefix *p, int64_t layer, qn_error *err) {
+    for (int64_t i = 0; i < p->layout->n; i++) {
+        const qn_layout_entry *e = &p->layout->entries[i];
+        bool found = false;
+        if (e->is_matrix || e->layer != layer) continue;
+        QN_TRY(QNI_ALLOC(p->vectors[i], e->cols, e->name, err));
+        QN_TRY(qni_vector_store_load(p->job->store, QNI_STAGE_FITTED, i, e->name, e->cols, &found,
+                                     p->vectors[i], err));
+        if (!found) continue;
+        p->lent[i] = (qn_weight){
+            .kind = QN_WEIGHT_DENSE,
+            .dense = {.data = p->vectors[i], .dtype = QN_DTYPE_F32, .n_dims = 1, .shape = {e->cols}}};
+        QN_TRY(qn_model_set_weight(p->job->student, i, &p->lent[i], err));
+    }
+    return QN_OK;
+}
+
 static qn_status compress_block(prefix *p, int64_t layer, qn_error *err) {
     static const qn_tensor_kind order[] = {QN_TENSOR_Q, QN_TENSOR_O, QN_TENSOR_GATE, QN_TENSOR_DOWN};
+    if (!is_tuned(p)) QN_TRY(lend_vectors(p, layer, err));
     for (size_t k = 0; k < sizeof order / sizeof *order; k++) {
         QN_TRY(qn_check_cancelled(p->ctx, err));
         QN_TRY(compress_input(p, layer, qn_layout_find(p->layout, order[k], layer), err));
@@ -381,11 +412,18 @@ static qn_status compress_block(prefix *p, int64_t layer, qn_error *err) {
     if (is_tuned(p))
         QN_TRY(tune_block(p, layer, err));
     else
-        QN_TRY(qn_stepper_block(p->student.stepper, layer, p->student.stream, err));
+        QN_TRY(pass_block(p, layer, err));
     QN_TRY(qn_stepper_block(p->teacher.stepper, layer, p->teacher.stream, err));
     for (int64_t i = 0; i < p->layout->n; i++)
-        if (p->layout->entries[i].is_matrix && p->layout->entries[i].layer == layer) give_back(p, i);
+        if (p->layout->entries[i].layer == layer) give_back(p, i);
     return QN_OK;
+}
+
+static qn_status open_dev(prefix *p, qn_error *err) {
+    if (!p->job->dev) return QN_OK;
+    const qn_sequences sequences = qni_window_batch_sequences(&p->job->dev->batch);
+    return qni_probe_open(p->job->teacher, p->job->student, &sequences, p->job->options.compute, p->ctx,
+                          &p->dev, err);
 }
 
 /* Before the streams are opened: they begin with it. */
@@ -441,12 +479,14 @@ static qn_status compress_head(prefix *p, qn_error *err) {
 static qn_status run(prefix *p, qn_error *err) {
     p->lent = qni_alloc_array(p->layout->n, sizeof *p->lent);
     p->targets = qni_alloc_array(p->layout->n, sizeof *p->targets);
-    if (!p->lent || !p->targets) return qni_fail_nomem(err, "weights");
+    p->vectors = qni_alloc_array(p->layout->n, sizeof *p->vectors);
+    if (!p->lent || !p->targets || !p->vectors) return qni_fail_nomem(err, "weights");
     show_progress(p);
     QN_TRY(compress_embedding(p, err));
     QN_TRY(walker_open(p, p->job->student, &p->student, err));
     QN_TRY(walker_open(p, p->job->teacher, &p->teacher, err));
     QN_TRY(open_tuning(p, err));
+    QN_TRY(open_dev(p, err));
     for (int64_t l = 0; l < p->config->n_layers; l++) QN_TRY(compress_block(p, l, err));
     return compress_head(p, err);
 }
@@ -463,9 +503,11 @@ qn_status qni_prefix_run(const qni_prefix_job *job, const qn_context *ctx, doubl
     walker_close(&p.teacher);
     walker_close(&p.student);
     qni_probe_close(&p.probe);
-    for (int64_t i = 0; p.lent && p.targets && i < p.layout->n; i++) give_back(&p, i);
+    qni_probe_close(&p.dev);
+    for (int64_t i = 0; p.lent && p.targets && p.vectors && i < p.layout->n; i++) give_back(&p, i);
     free(p.lent);
     free(p.targets);
+    free(p.vectors);
     free(p.ahead);
     free(p.channel_weights);
     return status;

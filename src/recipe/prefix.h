@@ -19,6 +19,7 @@
 #include "quern/fit/fisher.h"
 #include "quern/model/walk.h"
 #include "recipe/block_tuning.h"
+#include "recipe/dev_trace.h"
 #include "recipe/planner.h"
 
 typedef struct qni_prefix_options {
@@ -40,6 +41,7 @@ typedef struct qni_prefix_job {
     const qni_matrix_store *store;
     const qn_sequences *probe; /* tuning only: text to judge it by */
     const qn_fisher *fisher;   /* tuning with fisher_weights only */
+    qni_dev_trace *dev;        /* told how the student does as the walk goes on; NULL: nobody asks */
     qni_prefix_options options;
 } qni_prefix_job;
 

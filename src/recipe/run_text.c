@@ -1,6 +1,6 @@
-/* The text of a run. */
+#include "recipe/run_text.h"
+
 #include "quern/text/leak_check.h"
-#include "recipe/calibrated.h"
 
 #include "base/banned.h"
 
@@ -36,6 +36,18 @@ qn_status qni_run_text(const qn_compress_options *o, const qn_config *config, in
     if (status == QN_OK)
         status = qn_calibration_text_make(&documents, o->text, tokenizer, config, o->recipe->context,
                                           n_tokens, ctx, out, err);
+    qn_documents_release(&documents);
+    qn_tokenizer_free(tokenizer);
+    return status;
+}
+
+qn_status qni_run_windows(const qn_compress_options *o, qn_windows *out, qn_error *err) {
+    qn_tokenizer *tokenizer = NULL;
+    qn_documents documents = {0};
+    const qn_protocol protocol = qn_protocol_default();
+    qn_status status = qn_tokenizer_open(tokenizer_of(o), &tokenizer, err);
+    if (status == QN_OK) status = qn_documents_open(o->documents, &documents, err);
+    if (status == QN_OK) status = qn_windows_make(&documents, tokenizer, &protocol, out, err);
     qn_documents_release(&documents);
     qn_tokenizer_free(tokenizer);
     return status;

@@ -16,7 +16,7 @@ RECIPE = """name: small
 calibrate: {tokens: 1024, context: 64, fisher_tokens: 256}
 quantize: {sweeps: 2, group_size: 16}
 distill: {steps: 12, batch: 2, lr: 0.02}
-finetune: {tokens: 1024, steps: 10, batch: 2, lr: 0.02}
+finetune: {tokens: 1024, steps: 10, batch: 2, lr: 0.03}
 """
 BUDGET = 24600  # of the model below: as in test_calibrated
 N_LAYERS = 2
@@ -117,6 +117,51 @@ class Reports(DistilledTest):
         self.assertIn("at least 1088 tokens", error)  # 17 sequences: 16 a step and one held back
 
 
+class Dev(DistilledTest):
+    """Perplexity on the dev documents on the way."""
+
+    def setUp(self):
+        super().setUp()
+        self.docs = self.write("docs.txt", text(2, 3))
+
+    def test_report(self):
+        log = self.quern(*self.arguments("a.zip", "--docs", self.docs, "--json"))
+        report = json.loads(log.out)
+        dev = report["dev"]
+        self.assertEqual(len(dev["ppl_blocks"]), N_LAYERS)
+        self.assertEqual([b["dev_perplexity"] for b in report["distilled_blocks"]], dev["ppl_blocks"])
+        # So few documents are all watched: they are those that are scored, before and after. The artifact's weights are
+        # the trained ones, its norms rounded to fp16 in both.
+        self.assertAlmostEqual(dev["ppl_teacher"] / report["ppl_teacher"], 1, delta=1e-9)
+        self.assertAlmostEqual(dev["ppl_finetuned"] / report["ppl"], 1, delta=1e-5)
+        self.assertGreater(dev["ppl_compressed"], 0)
+        self.assertIn("perplexity on dev", log.err)
+
+    def test_fits_alone(self):
+        report = self.run_small("fast.zip", "--docs", self.docs, "--effort", "fast", "--dev-every", 2)
+        self.assertIsNone(report["dev"]["ppl_blocks"][0])
+        self.assertGreater(report["dev"]["ppl_blocks"][1], 0)
+        self.assertIsNone(report["dev"]["ppl_finetuned"])
+
+    def test_it_changes_no_byte(self):
+        plain = self.run_small("plain.zip")
+        self.assertIsNone(plain["dev"])
+        self.assertEqual(plain["sha256"], self.digest("watched.zip", "--docs", self.docs))
+        never = self.run_small("never.zip", "--docs", self.docs, "--dev-every", 0)
+        self.assertIsNone(never["dev"])
+        self.assertEqual(plain["sha256"], never["sha256"])
+
+    def test_a_run_that_goes_on_says_the_same(self):
+        options = ("--docs", self.docs, "--work", self.root / "work")
+        first = self.run_small("first.zip", *options)
+        again = self.run_small("again.zip", *options, "--resume")
+        self.assertEqual(first["dev"], again["dev"])
+
+    def test_refusals(self):
+        result = self.quern(*self.arguments("x.zip", "--docs", self.docs, "--dev-every", -1), code=2)
+        self.assertIn("--dev-every", result.err)
+
+
 class SameBytes(DistilledTest):
 
     def test_threads(self):
@@ -191,7 +236,7 @@ class WorkFolders(DistilledTest):
         fits, blocks = self.untouched(work, "matrix-"), self.untouched(work, "block-")
         self.assertEqual((len(fits), len(blocks)), (15, N_LAYERS))
 
-        gentle = self.other_recipe("steps: 10, batch: 2, lr: 0.02", "steps: 7, batch: 2, lr: 0.01")
+        gentle = self.other_recipe("steps: 10, batch: 2, lr: 0.03", "steps: 7, batch: 2, lr: 0.01")
         report = self.run_small("b.zip", "--work", work, "--resume", recipe=gentle)
         self.assertEqual(report["finetuned"]["steps"], 7)
         self.assertEqual([block["steps"] for block in report["distilled_blocks"]], [0] * N_LAYERS)

@@ -34,6 +34,7 @@ typedef struct qn_compress_options {
         statistics; /* file of `quern calibrate` for the plan, instead of a walk; a calibrated dry run needs no text then */
     bool allow_leak;       /* calibrate on text that holds the documents too; else refused */
     const char *documents; /* scored before and after, or NULL */
+    int64_t dev_every;     /* blocks after which a calibrated run reports its perplexity on them; 0: never */
     const char *tokenizer; /* overrides the model's own, or NULL */
     const char *work;      /* folder that keeps the measured rows for --resume, or NULL */
     bool resume;           /* take what `work` holds; refused when it belongs to another model or recipe */
@@ -60,6 +61,19 @@ typedef struct qn_tuning_row {
     bool diverged;
 } qn_tuning_row;
 
+/* Tokens of the dev documents on which a run is watched: their first whole windows of no more than that, one window at least. */
+#define QN_DEV_TOKENS 8192
+
+/* Perplexity on these tokens as the run went on; 0 where it was not measured. Behind a block that is done stand the teacher's blocks,
+ * final norm and head. */
+typedef struct qn_dev_report {
+    int64_t n_tokens, n_targets; /* the latter are scored; 0: nothing was measured */
+    double teacher;
+    double *blocks; /* [n_blocks] owned */
+    int64_t n_blocks;
+    double compressed, tuned; /* the whole student, head and all, before and after it is tuned */
+} qn_dev_report;
+
 typedef struct qn_compress_result {
     int64_t bytes;         /* of the file (dry run: that it would have) */
     int64_t minimum_bytes; /* without any rescued row */
@@ -75,6 +89,7 @@ typedef struct qn_compress_result {
     qn_tuning_row *blocks; /* [n_blocks] owned; empty where blocks are not trained */
     int64_t n_blocks;
     qn_tuning_row tuning;       /* of the whole model */
+    qn_dev_report dev;          /* empty unless dev_every is positive and the recipe calibrates */
     char sha256[QN_SHA256_HEX]; /* empty in a dry run */
     bool scored;
     qn_score_result teacher, student; /* when scored */

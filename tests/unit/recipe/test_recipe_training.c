@@ -30,7 +30,7 @@ static const char k_all[] =
     "vector_rate: 2\n"
     "  loss: huber\n  window: 3\n  temperature: 0.5\n  inputs: teacher\n"
     "finetune:\n  tokens: 4096\n  steps: 13\n  batch: 4\n  lr: 0.03125\n  scale_rate: 4\n  vector_rate: 8\n"
-    "  codes: frozen\n  kl_weight: 0.75\n  ce_weight: 0.5\n  top_k: 32\n";
+    "  codes: frozen\n  kl_weight: 0.75\n  ce_weight: 0.5\n  top_k: 32\n  samples: 5\n";
 
 static void test_every_setting(void **state) {
     (void)state;
@@ -42,7 +42,7 @@ static void test_every_setting(void **state) {
                 d->vector_rate == 2);
     assert_true(d->temperature == 0.5 && d->loss == QN_RECIPE_LOSS_HUBER && !d->student_inputs);
     assert_true(r.student_inputs); /* of the fits: another setting of that name */
-    assert_true(f->tokens == 4096 && f->steps == 13 && f->batch == 4 && f->top_k == 32);
+    assert_true(f->tokens == 4096 && f->steps == 13 && f->batch == 4 && f->top_k == 32 && f->samples == 5);
     assert_true(f->lr == 0.03125 && f->scale_rate == 4 && f->vector_rate == 8);
     assert_true(f->kl_weight == 0.75 && f->ce_weight == 0.5 && !f->trained_codes);
     assert_true(r.tokens == 2048 && r.fisher_tokens == 256);
@@ -72,7 +72,8 @@ static void test_the_digest_knows_every_setting(void **state) {
                                              {": frozen", ": trained"},
                                              {"0.75", "0.76"},
                                              {"ce_weight: 0.5", "ce_weight: 0.6"},
-                                             {"top_k: 32", "top_k: 33"}};
+                                             {"top_k: 32", "top_k: 33"},
+                                             {"samples: 5", "samples: 0"}};
     const qn_recipe all = loaded(k_all);
     for (size_t i = 0; i < sizeof changes / sizeof *changes; i++) {
         char text[1024];
