@@ -18,10 +18,11 @@
 /* Rows of x that stay in the first-level cache while every strip passes over them: 32 KiB. */
 enum { CHUNK_F32 = 128, CHUNK_F64 = 64 };
 
-/* One strip over DEPTH rows: a tile of 6 x N_VECTORS registers, for all 64 columns of x in turn. */
+/* One strip over DEPTH rows: a tile of 6 x N_VECTORS registers, for all 64 columns of x in turn. Meanwhile the strip that comes
+ * NEXT is fetched: a piece of a strip is too short for the processor to guess the following one. */
 #define DEFINE_STRIP_KERNEL(name, target_set, real, vector, lanes, n_vectors, load, store, splat, fma)       \
     __attribute__((target(target_set))) static void name(const real *m, int64_t depth, const real *x,        \
-                                                         real *out) {                                        \
+                                                         real *out, const real *next) {                      \
         for (int t = 0; t < QNI_LANES; t += (lanes) * (n_vectors)) {                                         \
             vector sum[QNI_STRIP][n_vectors];                                                                \
             for (int i = 0; i < QNI_STRIP; i++) {                                                            \
@@ -29,6 +30,7 @@ enum { CHUNK_F32 = 128, CHUNK_F64 = 64 };
                     sum[i][v] = load(out + i * QNI_LANES + t + v * (lanes));                                 \
             }                                                                                                \
             for (int64_t k = 0; k < depth; k++) {                                                            \
+                if (t == 0) __builtin_prefetch(next + k * QNI_STRIP);                                        \
                 vector row[n_vectors];                                                                       \
                 for (int v = 0; v < (n_vectors); v++) row[v] = load(x + k * QNI_LANES + t + v * (lanes));    \
                 for (int i = 0; i < QNI_STRIP; i++) {                                                        \
@@ -45,7 +47,8 @@ enum { CHUNK_F32 = 128, CHUNK_F64 = 64 };
 
 /* Processors without these sets: correct, the same bits, and slow where fma is a library call. */
 #define DEFINE_PLAIN_KERNEL(name, real, fma)                                                                 \
-    static void name(const real *m, int64_t depth, const real *x, real *out) {                               \
+    static void name(const real *m, int64_t depth, const real *x, real *out, const real *next) {             \
+        (void)next;                                                                                          \
         for (int64_t k = 0; k < depth; k++) {                                                                \
             for (int i = 0; i < QNI_STRIP; i++) {                                                            \
                 for (int t = 0; t < QNI_LANES; t++) {                                                        \
@@ -56,8 +59,8 @@ enum { CHUNK_F32 = 128, CHUNK_F64 = 64 };
         }                                                                                                    \
     }
 
-typedef void strip_f32(const float *m, int64_t depth, const float *x, float *out);
-typedef void strip_f64(const double *m, int64_t depth, const double *x, double *out);
+typedef void strip_f32(const float *m, int64_t depth, const float *x, float *out, const float *next);
+typedef void strip_f64(const double *m, int64_t depth, const double *x, double *out, const double *next);
 
 DEFINE_PLAIN_KERNEL(strip_f32_plain, float, fmaf)
 DEFINE_PLAIN_KERNEL(strip_f64_plain, double, fma)
@@ -97,9 +100,10 @@ void qni_panel_add(const qni_strips *strips, int64_t first_strip, int64_t n_stri
     strip_f32 *const kernel = choose_f32();
     for (int64_t k = k0; k < k1; k += CHUNK_F32) {
         const int64_t depth = smaller(CHUNK_F32, k1 - k);
+        float *const *strip = strips->strip + first_strip;
         for (int64_t s = 0; s < n_strips; s++) {
-            kernel(strips->strip[first_strip + s] + k * QNI_STRIP, depth, x + (k - k0) * QNI_LANES,
-                   out + s * QNI_STRIP * QNI_LANES);
+            kernel(strip[s] + k * QNI_STRIP, depth, x + (k - k0) * QNI_LANES, out + s * QNI_STRIP * QNI_LANES,
+                   s + 1 < n_strips ? strip[s + 1] + k * QNI_STRIP : strip[0] + (k + depth) * QNI_STRIP);
         }
     }
 }
@@ -110,7 +114,8 @@ void qni_panel_add_f64(const double *const *m, int64_t n_strips, int64_t k0, int
     for (int64_t k = k0; k < k1; k += CHUNK_F64) {
         const int64_t depth = smaller(CHUNK_F64, k1 - k);
         for (int64_t s = 0; s < n_strips; s++) {
-            kernel(m[s] + k * QNI_STRIP, depth, x + (k - k0) * QNI_LANES, out + s * QNI_STRIP * QNI_LANES);
+            kernel(m[s] + k * QNI_STRIP, depth, x + (k - k0) * QNI_LANES, out + s * QNI_STRIP * QNI_LANES,
+                   s + 1 < n_strips ? m[s + 1] + k * QNI_STRIP : m[0] + (k + depth) * QNI_STRIP);
         }
     }
 }
