@@ -8,6 +8,14 @@
 
 #include "base/banned.h"
 
+/* Rows of the matrix that are turned into lanes together: their weights, or codes, and the lines of the tile fit the first-level
+ * cache, whatever the order of the inputs. */
+enum { TURNED_WEIGHTS = 8, TURNED_CODES = 16 };
+
+static int64_t smaller(int64_t a, int64_t b) {
+    return a < b ? a : b;
+}
+
 qn_status qni_tile_init(qni_tile *tile, const qni_problem *p, qn_error *err) {
     const int64_t n = p->cols * QNI_LANES;
     const bool descent = p->options->method == QN_HESSIAN_DESCENT && p->n_native > 0;
@@ -44,9 +52,14 @@ void qni_tile_release(qni_tile *tile) {
 static void load_weights(qni_tile *tile) {
     const qni_problem *p = tile->p;
     memset(tile->w, 0, (size_t)(p->cols * QNI_LANES) * sizeof *tile->w);
-    for (int64_t t = 0; t < tile->n; t++) {
-        const float *row = qni_problem_row(p, tile->row0 + t);
-        for (int64_t i = 0; i < p->cols; i++) tile->w[i * QNI_LANES + t] = row[p->inputs[i].input];
+    for (int64_t first = 0; first < tile->n; first += TURNED_WEIGHTS) {
+        const float *rows[TURNED_WEIGHTS];
+        const int64_t n = smaller(TURNED_WEIGHTS, tile->n - first);
+        for (int64_t t = 0; t < n; t++) rows[t] = qni_problem_row(p, tile->row0 + first + t);
+        for (int64_t i = 0; i < p->cols; i++) {
+            float *w = tile->w + i * QNI_LANES + first;
+            for (int64_t t = 0; t < n; t++) w[t] = rows[t][p->inputs[i].input];
+        }
     }
 }
 
@@ -75,36 +88,62 @@ static void load_scales(qni_tile *tile) {
     }
 }
 
-/* Where the code of a row and an input stands in a plane of the product. */
-static int64_t code_at(const qni_problem *p, const qni_input *input, int64_t row) {
-    const qn_banded_band *band = &p->out->bands[input->band];
-    return qni_is_transposed(p->out, input->band) ? input->column * band->cols + row
-                                                  : row * band->cols + input->column;
+/* The codes of an input in a plane of the product: that of the tile's first row, and the way from row to row. */
+typedef struct code_line {
+    int8_t *first;
+    int64_t step;
+} code_line;
+
+static code_line line_of(const qni_tile *tile, const qni_input *input, int plane) {
+    const qn_banded_band *band = &tile->p->out->bands[input->band];
+    int8_t *q = band->planes[plane].q;
+    if (qni_is_transposed(tile->p->out, input->band))
+        return (code_line){q + input->column * band->cols + tile->row0, 1};
+    return (code_line){q + tile->row0 * band->cols + input->column, band->cols};
 }
 
-static void load_codes(qni_tile *tile) {
+/* Between the product and the tile's codes. */
+static void turn_codes(const qni_tile *tile, bool into_product) {
     const qni_problem *p = tile->p;
-    for (int64_t i = 0; i < p->cols; i++) {
-        const qni_input *input = &p->inputs[i];
-        float *e = tile->e + i * QNI_LANES;
-        memcpy(e, tile->w + i * QNI_LANES, QNI_LANES * sizeof *e);
-        for (int plane = 0; plane < input->n_planes; plane++) {
-            const float *scale = tile->scales + (input->slot + plane) * QNI_LANES;
-            const int8_t *stored = p->out->bands[input->band].planes[plane].q;
-            int8_t *q = tile->q[plane] + i * QNI_LANES;
-            memset(q, 0, QNI_LANES);
-            for (int64_t t = 0; t < tile->n; t++) {
-                q[t] = stored[code_at(p, input, tile->row0 + t)];
-                e[t] -= scale[t] * (float)q[t];
+    for (int64_t first = 0; first < tile->n; first += TURNED_CODES) {
+        const int64_t end = smaller(tile->n, first + TURNED_CODES);
+        for (int64_t i = 0; i < p->cols; i++) {
+            for (int plane = 0; plane < p->inputs[i].n_planes; plane++) {
+                const code_line line = line_of(tile, &p->inputs[i], plane);
+                int8_t *q = tile->q[plane] + i * QNI_LANES;
+                for (int64_t t = first; t < end; t++) {
+                    if (into_product)
+                        line.first[t * line.step] = q[t];
+                    else
+                        q[t] = line.first[t * line.step];
+                }
             }
         }
     }
 }
 
+QNI_CLONES
+static void subtract_codes(const float *scale, const int8_t *q, float *e) {
+    for (int t = 0; t < QNI_LANES; t++) e[t] -= scale[t] * (float)q[t];
+}
+
+static void load_codes(qni_tile *tile) {
+    const qni_problem *p = tile->p;
+    for (int plane = 0; plane < QN_MAX_PLANES && tile->n < QNI_LANES; plane++)
+        memset(tile->q[plane], 0, (size_t)(p->cols * QNI_LANES));
+    turn_codes(tile, false);
+    memcpy(tile->e, tile->w, (size_t)(p->cols * QNI_LANES) * sizeof *tile->e);
+    for (int64_t i = 0; i < p->cols; i++) {
+        const qni_input *input = &p->inputs[i];
+        for (int plane = 0; plane < input->n_planes; plane++)
+            subtract_codes(tile->scales + (input->slot + plane) * QNI_LANES, tile->q[plane] + i * QNI_LANES,
+                           tile->e + i * QNI_LANES);
+    }
+}
+
 void qni_tile_load(qni_tile *tile, int64_t row0, bool codes) {
-    const int64_t left = tile->p->n_rows - row0;
     tile->row0 = row0;
-    tile->n = left < QNI_LANES ? left : QNI_LANES;
+    tile->n = smaller(tile->p->n_rows - row0, QNI_LANES);
     load_weights(tile);
     load_scales(tile);
     if (codes) load_codes(tile);
@@ -112,14 +151,7 @@ void qni_tile_load(qni_tile *tile, int64_t row0, bool codes) {
 
 void qni_tile_store(const qni_tile *tile) {
     const qni_problem *p = tile->p;
-    for (int64_t i = 0; i < p->cols; i++) {
-        const qni_input *input = &p->inputs[i];
-        for (int plane = 0; plane < input->n_planes; plane++) {
-            int8_t *stored = p->out->bands[input->band].planes[plane].q;
-            const int8_t *q = tile->q[plane] + i * QNI_LANES;
-            for (int64_t t = 0; t < tile->n; t++) stored[code_at(p, input, tile->row0 + t)] = q[t];
-        }
-    }
+    turn_codes(tile, true);
     for (int64_t s = 0; s < p->n_native; s++) {
         memcpy(p->scales + s * p->padded_rows + tile->row0, tile->scales + s * QNI_LANES,
                (size_t)tile->n * sizeof *tile->scales);
