@@ -2,6 +2,7 @@
  * last input to the first, then for X from the first to the last. */
 #include "base/alloc.h"
 #include "base/clones.h"
+#include "base/smaller.h"
 #include "fit/metric.h"
 #include "quern/fit/hessian_fit.h"
 
@@ -28,10 +29,6 @@ typedef struct target_tile {
     float *block; /* [48][64] */
 } target_tile;
 
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 static bool tile_init(target_tile *tile, int64_t cols) {
     *tile = (target_tile){.w = qni_alloc_aligned(cols * QNI_LANES, sizeof *tile->w),
                           .x = qni_alloc_aligned(cols * QNI_LANES, sizeof *tile->x),
@@ -56,7 +53,7 @@ static void load_rows(const target *t, int64_t row, int64_t n, float *w) {
 /* block = rows [k0, k1) of x times the strips of the block at FIRST. */
 static void multiply_block(const qni_strips *m, int64_t first, int64_t k0, int64_t k1, const float *x,
                            float *block) {
-    const int64_t strip = first / QNI_STRIP, n = smaller(QNI_BLOCK_STRIPS, m->n_strips - strip);
+    const int64_t strip = first / QNI_STRIP, n = qni_min(QNI_BLOCK_STRIPS, m->n_strips - strip);
     memset(block, 0, QNI_BLOCK * QNI_LANES * sizeof *block);
     qni_panel_add(m, strip, n, k0, k1, x + k0 * QNI_LANES, block);
 }
@@ -71,7 +68,7 @@ static void multiply_rows(const target *t, const target_tile *tile) {
     for (int64_t first = 0; first < t->cols; first += QNI_BLOCK) {
         multiply_block(&t->difference, first, 0, t->cols, tile->w, tile->block);
         memcpy(tile->x + first * QNI_LANES, tile->block,
-               (size_t)(smaller(QNI_BLOCK, t->cols - first) * QNI_LANES) * sizeof *tile->x);
+               (size_t)(qni_min(QNI_BLOCK, t->cols - first) * QNI_LANES) * sizeof *tile->x);
     }
 }
 
@@ -79,7 +76,7 @@ static void multiply_rows(const target *t, const target_tile *tile) {
 static void solve_backwards(const target *t, const target_tile *tile) {
     const int64_t n_blocks = (t->cols + QNI_BLOCK - 1) / QNI_BLOCK;
     for (int64_t b = n_blocks - 1; b >= 0; b--) {
-        const int64_t first = b * QNI_BLOCK, last = smaller(t->cols, first + QNI_BLOCK);
+        const int64_t first = b * QNI_BLOCK, last = qni_min(t->cols, first + QNI_BLOCK);
         multiply_block(&t->lower, first, last, t->cols, tile->x, tile->block);
         for (int64_t j = last - 1; j >= first; j--) {
             float *x = tile->x + j * QNI_LANES;
@@ -98,7 +95,7 @@ static void scale_lanes(float *x, float factor) {
 /* x_j = x_j / D_j - sum of the x_k before j times U_kj. */
 static void solve_forwards(const target *t, const target_tile *tile) {
     for (int64_t first = 0; first < t->cols; first += QNI_BLOCK) {
-        const int64_t last = smaller(t->cols, first + QNI_BLOCK);
+        const int64_t last = qni_min(t->cols, first + QNI_BLOCK);
         multiply_block(&t->upper, first, 0, first, tile->x, tile->block);
         for (int64_t j = first; j < last; j++) {
             float *x = tile->x + j * QNI_LANES;
@@ -111,7 +108,7 @@ static void solve_forwards(const target *t, const target_tile *tile) {
 }
 
 static void move_tile(const target *t, const target_tile *tile, int64_t row) {
-    const int64_t n = smaller(QNI_LANES, t->rows - row);
+    const int64_t n = qni_min(QNI_LANES, t->rows - row);
     load_rows(t, row, n, tile->w);
     multiply_rows(t, tile);
     solve_backwards(t, tile);

@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "base/clones.h"
+#include "base/smaller.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -29,10 +30,6 @@ static double *strip_of(const qni_factor *f, int64_t s) {
 
 static double *element(const qni_factor *f, int64_t i, int64_t k) {
     return strip_of(f, i / QNI_STRIP) + k * QNI_STRIP + i % QNI_STRIP;
-}
-
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
 }
 
 static void load_metric(qni_factor *f, const qni_metric *metric, double damping, int n_threads) {
@@ -64,7 +61,7 @@ static void take_rows(block *b) {
 
 /* The columns that strip S holds of the block: the diagonal strips end inside it. */
 static int64_t width_of(const block *b, int64_t s) {
-    return smaller(b->width, (s + 1) * QNI_STRIP - b->first);
+    return qni_min(b->width, (s + 1) * QNI_STRIP - b->first);
 }
 
 /* out[60][64] = strips [s, s + n_strips) of the block after all products with the columns before it. */
@@ -134,11 +131,11 @@ static bool factor_block(block *b, double threshold, int n_threads) {
     const int64_t below = s0 + WIDTH_STRIPS;
     double out[WIDTH * QNI_LANES];
     take_rows(b);
-    update(b, s0, smaller(WIDTH_STRIPS, n_strips - s0), out);
+    update(b, s0, qni_min(WIDTH_STRIPS, n_strips - s0), out);
     if (!factor_diagonal(b, out, threshold)) return false;
 #pragma omp parallel for num_threads(n_threads) schedule(dynamic)
     for (int64_t s = below; s < n_strips; s += WIDTH_STRIPS)
-        finish_rows(b, s, smaller(WIDTH_STRIPS, n_strips - s));
+        finish_rows(b, s, qni_min(WIDTH_STRIPS, n_strips - s));
     return true;
 }
 
@@ -149,7 +146,7 @@ static qn_status attempt(qni_factor *f, const qni_metric *metric, double damping
     *stable = true;
     for (b->first = 0; b->first < f->n && *stable; b->first += WIDTH) {
         QN_TRY(qn_check_cancelled(ctx, err));
-        b->width = smaller(WIDTH, f->n - b->first);
+        b->width = qni_min(WIDTH, f->n - b->first);
         *stable = factor_block(b, fmax(damping / 2, smallest_pivot), n_threads);
     }
     return QN_OK;

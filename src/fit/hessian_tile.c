@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/clones.h"
+#include "base/smaller.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -11,10 +12,6 @@
 /* Rows of the matrix that are turned into lanes together: their weights, or codes, and the lines of the tile fit the first-level
  * cache, whatever the order of the inputs. */
 enum { TURNED_WEIGHTS = 8, TURNED_CODES = 16 };
-
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 qn_status qni_tile_init(qni_tile *tile, const qni_problem *p, qn_error *err) {
     const int64_t n = p->cols * QNI_LANES;
@@ -54,7 +51,7 @@ static void load_weights(qni_tile *tile) {
     memset(tile->w, 0, (size_t)(p->cols * QNI_LANES) * sizeof *tile->w);
     for (int64_t first = 0; first < tile->n; first += TURNED_WEIGHTS) {
         const float *rows[TURNED_WEIGHTS];
-        const int64_t n = smaller(TURNED_WEIGHTS, tile->n - first);
+        const int64_t n = qni_min(TURNED_WEIGHTS, tile->n - first);
         for (int64_t t = 0; t < n; t++) rows[t] = qni_problem_row(p, tile->row0 + first + t);
         for (int64_t i = 0; i < p->cols; i++) {
             float *w = tile->w + i * QNI_LANES + first;
@@ -106,7 +103,7 @@ static code_line line_of(const qni_tile *tile, const qni_input *input, int plane
 static void turn_codes(const qni_tile *tile, bool into_product) {
     const qni_problem *p = tile->p;
     for (int64_t first = 0; first < tile->n; first += TURNED_CODES) {
-        const int64_t end = smaller(tile->n, first + TURNED_CODES);
+        const int64_t end = qni_min(tile->n, first + TURNED_CODES);
         for (int64_t i = 0; i < p->cols; i++) {
             for (int plane = 0; plane < p->inputs[i].n_planes; plane++) {
                 const code_line line = line_of(tile, &p->inputs[i], plane);
@@ -143,7 +140,7 @@ static void load_codes(qni_tile *tile) {
 
 void qni_tile_load(qni_tile *tile, int64_t row0, bool codes) {
     tile->row0 = row0;
-    tile->n = smaller(tile->p->n_rows - row0, QNI_LANES);
+    tile->n = qni_min(tile->p->n_rows - row0, QNI_LANES);
     load_weights(tile);
     load_scales(tile);
     if (codes) load_codes(tile);

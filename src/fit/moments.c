@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "base/clones.h"
+#include "base/smaller.h"
 #include "tensor/ops.h"
 
 #include <stdlib.h>
@@ -20,14 +21,10 @@ typedef struct panel {
     int64_t first; /* of its sums */
 } panel;
 
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 /* The panel whose first row is ROW0, a multiple of PANEL_ROWS. */
 static panel panel_at(qn_moment_kind kind, int64_t cols, int64_t row0) {
     panel p = {
-        .row0 = row0, .n_rows = smaller(PANEL_ROWS, cols - row0), .n_cols = cols, .first = row0 * cols};
+        .row0 = row0, .n_rows = qni_min(PANEL_ROWS, cols - row0), .n_cols = cols, .first = row0 * cols};
     if (kind == QN_MOMENT_SYMMETRIC) {
         const int64_t before = row0 / PANEL_ROWS;
         p.col0 = row0;
@@ -94,12 +91,12 @@ static qn_status add_matrix(qn_moment *moment, const float *a, const float *b, i
     float *products = NULL;
     qn_status status = qni_ops_open(&ops, err);
     if (status == QN_OK)
-        status = QNI_ALLOC(products, smaller(PANEL_ROWS, cols) * cols, "products of second moments", err);
+        status = QNI_ALLOC(products, qni_min(PANEL_ROWS, cols) * cols, "products of second moments", err);
     for (int64_t t = 0; t < n && status == QN_OK; t += QN_MOMENT_CHUNK) {
         status = qn_check_cancelled(ctx, err);
         for (int64_t row0 = 0; row0 < cols && status == QN_OK; row0 += PANEL_ROWS) {
             const panel p = panel_at(moment->kind, cols, row0);
-            status = add_panel(moment, &p, a + t * cols, b + t * cols, smaller(QN_MOMENT_CHUNK, n - t), ops,
+            status = add_panel(moment, &p, a + t * cols, b + t * cols, qni_min(QN_MOMENT_CHUNK, n - t), ops,
                                qn_context_threads(ctx), products, err);
         }
     }
@@ -119,7 +116,7 @@ static void add_diagonal(qn_moment *moment, const float *x, int64_t n, const qn_
     const int64_t cols = moment->cols;
 #pragma omp parallel for schedule(static) num_threads(qn_context_threads(ctx))
     for (int64_t c = 0; c < cols; c += DIAGONAL_LANES)
-        add_column_squares(x + c, n, cols, smaller(DIAGONAL_LANES, cols - c), moment->sums + c);
+        add_column_squares(x + c, n, cols, qni_min(DIAGONAL_LANES, cols - c), moment->sums + c);
 }
 
 qn_status qn_moment_add(qn_moment *moment, const float *a, const float *b, int64_t n, const qn_context *ctx,
@@ -156,7 +153,7 @@ static void write_panel(const qn_moment *moment, const panel *p, double factor, 
     }
     if (moment->kind != QN_MOMENT_SYMMETRIC) return;
     for (int64_t j = p->row0 + 1; j < cols; j++)
-        for (int64_t i = p->row0; i < smaller(j, p->row0 + p->n_rows); i++)
+        for (int64_t i = p->row0; i < qni_min(j, p->row0 + p->n_rows); i++)
             out[j * cols + i] = out[i * cols + j];
 }
 

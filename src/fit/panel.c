@@ -1,6 +1,7 @@
 #include "fit/panel.h"
 
 #include "base/alloc.h"
+#include "base/smaller.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -91,15 +92,11 @@ static strip_f64 *choose_f64(void) {
     return strip_f64_plain;
 }
 
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 void qni_panel_add(const qni_strips *strips, int64_t first_strip, int64_t n_strips, int64_t k0, int64_t k1,
                    const float *x, float *out) {
     strip_f32 *const kernel = choose_f32();
     for (int64_t k = k0; k < k1; k += CHUNK_F32) {
-        const int64_t depth = smaller(CHUNK_F32, k1 - k);
+        const int64_t depth = qni_min(CHUNK_F32, k1 - k);
         float *const *strip = strips->strip + first_strip;
         for (int64_t s = 0; s < n_strips; s++) {
             kernel(strip[s] + k * QNI_STRIP, depth, x + (k - k0) * QNI_LANES, out + s * QNI_STRIP * QNI_LANES,
@@ -112,7 +109,7 @@ void qni_panel_add_f64(const double *const *m, int64_t n_strips, int64_t k0, int
                        double *out) {
     strip_f64 *const kernel = choose_f64();
     for (int64_t k = k0; k < k1; k += CHUNK_F64) {
-        const int64_t depth = smaller(CHUNK_F64, k1 - k);
+        const int64_t depth = qni_min(CHUNK_F64, k1 - k);
         for (int64_t s = 0; s < n_strips; s++) {
             kernel(m[s] + k * QNI_STRIP, depth, x + (k - k0) * QNI_LANES, out + s * QNI_STRIP * QNI_LANES,
                    s + 1 < n_strips ? m[s + 1] + k * QNI_STRIP : m[0] + (k + depth) * QNI_STRIP);
@@ -128,7 +125,7 @@ qn_status qni_strips_alloc(qni_strips *strips, int64_t cols, qni_strip_depth *de
     s.strip = qni_alloc_array(s.n_strips, sizeof *s.strip);
     if (s.depth && s.strip) {
         for (int64_t i = 0; i < s.n_strips; i++) {
-            s.depth[i] = depth(user, smaller(cols, (i + 1) * QNI_STRIP) - 1);
+            s.depth[i] = depth(user, qni_min(cols, (i + 1) * QNI_STRIP) - 1);
             rows += s.depth[i];
         }
         s.values = qni_alloc_aligned(rows, QNI_STRIP * sizeof *s.values);
@@ -161,7 +158,7 @@ static void fill_row(qni_strips *strips, const float *source, const float *subtr
     for (int64_t s = 0; s < strips->n_strips; s++) {
         if (k >= strips->depth[s]) continue;
         float *out = strips->strip[s] + k * QNI_STRIP;
-        for (int64_t j = s * QNI_STRIP; j < smaller(strips->cols, (s + 1) * QNI_STRIP); j++) {
+        for (int64_t j = s * QNI_STRIP; j < qni_min(strips->cols, (s + 1) * QNI_STRIP); j++) {
             const int64_t at = row + (order ? order[j] : j);
             *out++ = scale * (subtracted ? source[at] - subtracted[at] : source[at]);
         }

@@ -9,6 +9,7 @@
  * residual the runs before it have left (block Gauss-Seidel), so that the cost grows with K only. */
 #include "base/alloc.h"
 #include "base/clones.h"
+#include "base/smaller.h"
 #include "fit/hessian_tile.h"
 
 #include <stdlib.h>
@@ -47,12 +48,8 @@ static int64_t pair_at(int64_t i, int64_t j) {
     return i * (i + 1) / 2 + j;
 }
 
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 static qn_status alloc_arrays(qni_refit *r, int64_t basis_rows, qn_error *err) {
-    const int64_t run = smaller(r->n, MAX_UNKNOWNS);
+    const int64_t run = qni_min(r->n, MAX_UNKNOWNS);
     QN_TRY(QNI_ALLOC(r->basis, basis_rows * QNI_LANES, "a refit of scales", err));
     QN_TRY(QNI_ALLOC(r->pairs, pair_at(r->n, 0) * QNI_LANES, "a refit of scales", err));
     QN_TRY(QNI_ALLOC(r->target, r->n * QNI_LANES, "a refit of scales", err));
@@ -179,7 +176,7 @@ static void fold(const qni_tile *tile, int64_t k, int64_t place, int64_t end, co
 static int64_t end_of_group(const qni_tile *tile, int64_t place, int64_t limit) {
     const qni_refit *r = tile->refit;
     if (place >= r->native_places) return limit;
-    return smaller(limit, tile->p->slots[r->slot_of_place[place]].last);
+    return qni_min(limit, tile->p->slots[r->slot_of_place[place]].last);
 }
 
 /* A_kl for l >= k, and what the q4 inputs take from the target. */
@@ -189,8 +186,8 @@ static void multiply_slot(const qni_tile *tile, int64_t k) {
     const qni_slot *slot = &p->slots[k];
     const qni_strips *h = &p->by_place;
     for (int64_t s = slot->first / QNI_STRIP; s < h->n_strips; s += QNI_BLOCK_STRIPS) {
-        const int64_t left = h->n_strips - s, n = smaller(left, QNI_BLOCK_STRIPS), origin = s * QNI_STRIP;
-        const int64_t last = smaller(p->cols, origin + n * QNI_STRIP);
+        const int64_t left = h->n_strips - s, n = qni_min(left, QNI_BLOCK_STRIPS), origin = s * QNI_STRIP;
+        const int64_t last = qni_min(p->cols, origin + n * QNI_STRIP);
         memset(r->product, 0, QNI_BLOCK * QNI_LANES * sizeof *r->product);
         qni_panel_add(h, s, n, slot->first, slot->last, basis_of(r, k), r->product);
         for (int64_t place = origin > slot->first ? origin : slot->first, end; place < last; place = end) {
@@ -353,7 +350,7 @@ static void solve_run(const run_work *run, float *scales) {
 }
 
 static run_work make_run(const qni_refit *r, double ridge) {
-    const int64_t most = smaller(r->n, MAX_UNKNOWNS);
+    const int64_t most = qni_min(r->n, MAX_UNKNOWNS);
     solved *u = r->unknowns;
     return (run_work){.r = r,
                       .ridge = ridge,
@@ -371,7 +368,7 @@ static void solve_all(const qni_refit *r, double ridge, float *scales) {
     run_work run = make_run(r, ridge);
     for (run.lane = 0; run.lane < QNI_LANES; run.lane += SOLVED) {
         for (run.first = 0; run.first < r->n; run.first += STEP_UNKNOWNS) {
-            run.n = smaller(MAX_UNKNOWNS, r->n - run.first);
+            run.n = qni_min(MAX_UNKNOWNS, r->n - run.first);
             solve_run(&run, scales);
             if (run.first + run.n == r->n) break;
         }

@@ -1,6 +1,7 @@
 #include "recipe/planner.h"
 
 #include "base/alloc.h"
+#include "base/smaller.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -117,10 +118,6 @@ static int64_t unit_of(const qni_plan_matrix *m, qn_code code) {
     return code == QN_CODE_SIGN ? 8 : 5;
 }
 
-static int64_t smaller(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 /* All counts on a grid: native bands of whole bytes, and none at all of a kind that may not be used. */
 static int64_t fill_options(const planner *p, const qni_plan_matrix *m, const ranking *r, option *out) {
     const int64_t n = lines_of(m), unit = unit_of(m, p->codecs->of[QNI_BAND_SINGLE].code);
@@ -145,7 +142,7 @@ static int64_t fill_options(const planner *p, const qni_plan_matrix *m, const ra
             count++;
         }
         if (n_q4 == max_q4) break;
-        n_q4 = smaller(n_q4 == 0 && n % step ? n % step : n_q4 + step, max_q4);
+        n_q4 = qni_min(n_q4 == 0 && n % step ? n % step : n_q4 + step, max_q4);
     }
     return count;
 }

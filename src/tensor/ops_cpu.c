@@ -19,10 +19,6 @@ int64_t qni_ceil_div(int64_t a, int64_t b) {
     return a / b + (a % b != 0);
 }
 
-int64_t qni_min(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 size_t qni_aligned_bytes(int64_t n, size_t size) {
     return ((size_t)n * size + 63) / 64 * 64;
 }

@@ -2,6 +2,7 @@
 #ifndef QUERN_SRC_TENSOR_OPS_CPU_H
 #define QUERN_SRC_TENSOR_OPS_CPU_H
 
+#include "base/smaller.h"
 #include "tensor/ops.h"
 
 /* Work space is laid out first and taken at once: each reserve returns an offset, aligned to 64 bytes. */
@@ -29,7 +30,6 @@ int qni_useful_threads(int n_threads, int64_t n_operations);
 
 float qni_float_of_bits(uint32_t bits);
 int64_t qni_ceil_div(int64_t a, int64_t b);
-int64_t qni_min(int64_t a, int64_t b);
 
 qn_status qni_cpu_gemm(qn_ops *ops, const qni_gemm_args *args, int n_threads, qn_error *err);
 qn_status qni_cpu_linear(qn_ops *ops, const qni_linear_args *args, int n_threads, float *largest,
