@@ -20,4 +20,9 @@ QN_NODISCARD qn_status qni_mapping_from_fd(int fd, const char *name, qni_mapping
 
 void qni_mapping_release(qni_mapping *mapping);
 
+/* Says that these bytes of a mapping will not be read soon: their pages leave the process, and come back from the system's cache or
+ * the file when they are read again. For walks through weights that are larger than the memory should be. DATA lies in a
+ * mapping: other memory would lose what it holds. */
+void qni_mapping_forget(const uint8_t *data, size_t n_bytes);
+
 #endif

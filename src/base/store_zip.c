@@ -1,9 +1,8 @@
 #include "base/store_private.h"
 
 #include "base/alloc.h"
+#include "base/unnamed.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -163,35 +162,6 @@ qn_status qni_store_open_zip(qn_store *store, qn_error *err) {
     return QN_OK;
 }
 
-/* An open file without a name: nothing is left behind however the process ends. */
-static qn_status open_unnamed(int *fd, qn_error *err) {
-    const char *folder = getenv("TMPDIR");
-    if (!folder || !*folder) folder = "/tmp";
-    *fd = open(folder, O_TMPFILE | O_RDWR | O_CLOEXEC, 0600);
-    if (*fd >= 0) return QN_OK;
-
-    char *path;
-    if (asprintf(&path, "%s/quern-XXXXXX", folder) < 0) return qni_fail_nomem(err, folder);
-    *fd = mkstemp(path);
-    if (*fd >= 0) (void)unlink(path);
-    free(path);
-    if (*fd >= 0) return QN_OK;
-    return qn_fail_errno(err, "%s: cannot create a temporary file; set TMPDIR to a writable folder", folder);
-}
-
-static qn_status write_all(int fd, const uint8_t *data, size_t n_bytes, const char *name, qn_error *err) {
-    while (n_bytes > 0) {
-        ssize_t n = write(fd, data, n_bytes);
-        if (n < 0) {
-            if (errno == EINTR) continue;
-            return qn_fail_errno(err, "%s: cannot be unpacked into $TMPDIR", name);
-        }
-        data += n;
-        n_bytes -= (size_t)n;
-    }
-    return QN_OK;
-}
-
 static qn_status unpack(const qn_store *store, const qni_member *member, zip_file_t *file, int fd,
                         qn_error *err) {
     uint8_t *buffer = qni_alloc_aligned(COPY_BYTES, 1);
@@ -208,7 +178,7 @@ static qn_status unpack(const qn_store *store, const qni_member *member, zip_fil
         if (n <= 0) break;
         total += (uint64_t)n;
         if (total > member->n_bytes) break;
-        status = write_all(fd, buffer, (size_t)n, member->name, err);
+        status = qni_unnamed_write(fd, (int64_t)(total - (uint64_t)n), buffer, (size_t)n, member->name, err);
     }
     if (status == QN_OK && total != member->n_bytes) {
         status = qn_fail(err, QN_E_FORMAT, "%s: member \"%s\" does not unpack to the %llu bytes it declares",
@@ -221,7 +191,7 @@ static qn_status unpack(const qn_store *store, const qni_member *member, zip_fil
 qn_status qni_store_map_zip(const qn_store *store, const qni_member *member, qni_mapping *out,
                             qn_error *err) {
     int fd;
-    QN_TRY(open_unnamed(&fd, err));
+    QN_TRY(qni_unnamed_open(&fd, err));
     qn_status status;
     zip_file_t *file = zip_fopen_index(store->zip, member->zip_index, 0);
     if (file) {

@@ -1,6 +1,8 @@
 /* Passes over all bytes of an open checkpoint: finite values, digests. */
 #include "checkpoint/checkpoint_files.h"
 
+#include "base/mapping.h"
+#include "checkpoint/pages.h"
 #include "quern/base/sha256.h"
 
 #include <omp.h>
@@ -9,6 +11,8 @@
 #include <string.h>
 
 #include "base/banned.h"
+
+enum { DIGEST_BYTES = 4 << 20 }; /* read before their pages are left behind */
 
 typedef struct first_failure {
     _Atomic int64_t entry; /* the lowest that failed; layout.n while none did */
@@ -37,6 +41,7 @@ qn_status qni_checkpoint_for_each(const qn_checkpoint *c, const qn_context *ctx,
         if (atomic_load(&cancelled) || i > atomic_load(&failure.entry)) continue;
         qn_error error = {0};
         const qn_status status = check(c, i, &error);
+        qni_checkpoint_forget(c, i);
         if (status != QN_OK) record(&failure, i, status, &error);
         const int64_t done = atomic_fetch_add(&n_done, 1) + 1;
         if (!stage || omp_get_thread_num() != 0) continue;
@@ -67,10 +72,24 @@ qn_status qn_checkpoint_check_finite(const qn_checkpoint *checkpoint, const qn_c
     return qni_checkpoint_for_each(checkpoint, ctx, "check: finite weights", check_weight_finite, err);
 }
 
+/* Of a mapped file, whose pages are left behind. */
+static qn_status digest_of(const qni_weight_file *file, char hex[QN_SHA256_HEX], qn_error *err) {
+    qn_sha256 *hash = NULL;
+    QN_TRY(qn_sha256_new(&hash, err));
+    for (size_t at = 0; at < file->n_bytes; at += DIGEST_BYTES) {
+        const size_t n = file->n_bytes - at < DIGEST_BYTES ? file->n_bytes - at : DIGEST_BYTES;
+        qn_sha256_update(hash, file->data + at, n);
+        qni_mapping_forget(file->data + at, n);
+    }
+    qn_sha256_hex(hash, hex);
+    qn_sha256_free(hash);
+    return QN_OK;
+}
+
 /* Adds `<hex>  <name>\n` of one file to HASH. */
 static qn_status add_digest_line(const qni_weight_file *file, qn_sha256 *hash, qn_error *err) {
     char hex[QN_SHA256_HEX];
-    QN_TRY(qn_sha256_of_memory(file->data, file->n_bytes, hex, err));
+    QN_TRY(digest_of(file, hex, err));
     qn_sha256_update(hash, hex, strlen(hex));
     qn_sha256_update(hash, "  ", 2);
     qn_sha256_update(hash, file->member, strlen(file->member));

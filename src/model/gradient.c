@@ -49,6 +49,7 @@ qn_status qn_loss_gradient(const qn_model *model, const qn_sequences *sequences,
                                                     .compute = options->compute,
                                                     .with_gradient = gradients || options->observer,
                                                     .keep_bytes = options->keep_bytes,
+                                                    .spill = options->spill,
                                                     .observer = options->observer};
     qni_gradient_walk walk = {0};
     qni_pass teacher = {0};

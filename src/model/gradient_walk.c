@@ -1,6 +1,10 @@
 #include "model/gradient_walk.h"
 
 #include "base/alloc.h"
+#include "base/unnamed.h"
+#include "checkpoint/pages.h"
+
+#include <unistd.h>
 
 #include "base/banned.h"
 
@@ -21,7 +25,18 @@ void qni_gradient_walk_release(qni_gradient_walk *walk) {
     if (walk->pass.ops) qni_memory_take_back(walk->memory, walk->pass.ops);
     qni_pass_release(&walk->pass);
     qni_walk_plan_release(&walk->plan);
+    if (walk->n_streams > 0 && walk->spill >= 0) (void)close(walk->spill);
     qni_memory_release(&walk->own_memory);
+}
+
+/* There are n_layers inputs of blocks, and the output of the last. */
+static qn_status choose_streams(qni_gradient_walk *walk, const qni_gradient_walk_options *options,
+                                qn_error *err) {
+    int file = -1;
+    if (options->with_gradient && options->spill) QN_TRY(qni_unnamed_open(&file, err));
+    walk->spill = file;
+    walk->n_streams = file < 0 ? walk->n_layers + 1 : 2;
+    return QN_OK;
 }
 
 qn_status qni_gradient_walk_open(qni_gradient_walk *walk, const qn_model *model,
@@ -33,6 +48,7 @@ qn_status qni_gradient_walk_open(qni_gradient_walk *walk, const qn_model *model,
     walk->first_layer = options->first_layer;
     walk->n_layers = options->n_layers;
     walk->with_gradient = options->with_gradient;
+    QN_TRY(choose_streams(walk, options, err));
     QN_TRY(qni_walk_plan_make(sequences, CHUNK_TOKENS, &walk->plan, err));
     walk->n_steps = walk->plan.n_chunks * walk->n_layers;
     QN_TRY(qni_pass_open(&walk->pass, model, options->compute, ctx, err));
@@ -40,7 +56,7 @@ qn_status qni_gradient_walk_open(qni_gradient_walk *walk, const qn_model *model,
     qni_memory_lend(walk->memory, walk->pass.ops);
     QN_TRY(qni_pass_cover(&walk->pass, walk->plan.longest_sequence, err));
     walk->stream_floats = walk->plan.n_tokens * model->config->hidden_size;
-    if (!qni_multiply_i64(walk->with_gradient ? walk->n_layers + 2 : 1, walk->stream_floats, &floats))
+    if (!qni_multiply_i64(walk->with_gradient ? walk->n_streams + 1 : 1, walk->stream_floats, &floats))
         return qni_fail_nomem(err, "block inputs");
     QN_TRY(qni_memory_take(walk->memory, QNI_MEMORY_STREAMS, floats, "block inputs", &walk->streams, err));
     if (!walk->with_gradient) return QN_OK;
@@ -58,18 +74,43 @@ typedef struct step {
     float *in, *out;
     const qni_inside *inside;
     bool is_kept;
+    bool is_first, is_last; /* chunk of its layer */
 } step;
+
+/* The stream in front of the walk's block LAYER. */
+static float *stream_of(const qni_gradient_walk *walk, int64_t layer) {
+    return walk->streams + layer % walk->n_streams * walk->stream_floats;
+}
+
+/* Behind a block the stream in front of it is put by, before the next block but one takes its place. */
+static qn_status leave(const qni_gradient_walk *walk, int64_t layer, qn_error *err) {
+    const size_t n_bytes = (size_t)walk->stream_floats * sizeof(float);
+    qni_checkpoint_forget_layer(walk->pass.model->checkpoint, walk->first_layer + layer);
+    if (walk->spill < 0) return QN_OK;
+    return qni_unnamed_write(walk->spill, layer * (int64_t)n_bytes, stream_of(walk, layer), n_bytes,
+                             "the input of a block", err);
+}
+
+/* Fetches it for the way back. */
+static qn_status come_back(const qni_gradient_walk *walk, int64_t layer, qn_error *err) {
+    const size_t n_bytes = (size_t)walk->stream_floats * sizeof(float);
+    if (walk->spill < 0) return QN_OK;
+    return qni_unnamed_read(walk->spill, layer * (int64_t)n_bytes, stream_of(walk, layer), n_bytes,
+                            "the input of a block", err);
+}
 
 static step step_at(const qni_gradient_walk *walk, int64_t index) {
     const qn_model *model = walk->pass.model;
     const int64_t layer = index / walk->plan.n_chunks,
                   from_kept = index - (walk->n_steps - walk->backward.n_insides);
     const qni_chunk *chunk = &walk->plan.chunks[index % walk->plan.n_chunks];
-    float *in = walk->streams + layer * walk->stream_floats + chunk->first_token * model->config->hidden_size;
+    const int64_t at = chunk->first_token * model->config->hidden_size;
     return (step){.layer = &model->layers[walk->first_layer + layer],
                   .chunk = chunk,
-                  .in = in,
-                  .out = in + walk->stream_floats,
+                  .in = stream_of(walk, layer) + at,
+                  .out = stream_of(walk, layer + 1) + at,
+                  .is_first = index % walk->plan.n_chunks == 0,
+                  .is_last = index % walk->plan.n_chunks == walk->plan.n_chunks - 1,
                   .inside = &walk->backward.insides[from_kept > 0 ? from_kept : 0],
                   .is_kept = from_kept >= 0};
 }
@@ -97,9 +138,10 @@ qn_status qni_gradient_walk_there(qni_gradient_walk *walk, float **last, float *
         const step s = step_at(walk, i);
         QN_TRY(qni_block_inside(&walk->backward, s.layer, s.chunk, s.in, s.inside, err));
         QN_TRY(qni_block_finish(&walk->backward, s.layer, s.chunk, s.inside, s.out, err));
+        if (s.is_last) QN_TRY(leave(walk, s.layer->index - walk->first_layer, err));
     }
-    *last = walk->streams + walk->n_layers * walk->stream_floats;
-    *d = *last + walk->stream_floats;
+    *last = stream_of(walk, walk->n_layers);
+    *d = walk->streams + walk->n_streams * walk->stream_floats;
     return QN_OK;
 }
 
@@ -107,9 +149,11 @@ qn_status qni_gradient_walk_back(qni_gradient_walk *walk, float *d, qn_error *er
     const int64_t h = walk->pass.model->config->hidden_size;
     for (int64_t i = walk->n_steps - 1; i >= 0; i--) {
         const step s = step_at(walk, i);
+        if (s.is_last) QN_TRY(come_back(walk, s.layer->index - walk->first_layer, err));
         if (!s.is_kept) QN_TRY(qni_block_inside(&walk->backward, s.layer, s.chunk, s.in, s.inside, err));
         QN_TRY(qni_block_backward(&walk->backward, s.layer, s.chunk, s.in, s.inside,
                                   d + s.chunk->first_token * h, err));
+        if (s.is_first) qni_checkpoint_forget_layer(walk->pass.model->checkpoint, s.layer->index);
     }
     return QN_OK;
 }

@@ -15,9 +15,9 @@ typedef struct qni_gradient_walk {
     qn_gradient_memory *memory, own_memory; /* that of the gradients, or its own */
     int64_t first_layer, n_layers, n_steps, stream_floats;
     bool with_gradient;
-    float *
-        streams; /* in memory: the input of each block, the output of the last, the gradient; [n_layers + 2][T, h]. Without
-                       gradient: one stream */
+    int64_t n_streams; /* that blocks' inputs take turns in: one each, or two where they wait in a file */
+    int spill;         /* owned: that file, or -1 */
+    float *streams;    /* in memory: [n_streams][T, h], and the gradient's. Without gradient: one stream */
 } qni_gradient_walk;
 
 typedef struct qni_gradient_walk_options {
@@ -25,10 +25,11 @@ typedef struct qni_gradient_walk_options {
     qn_compute compute;
     bool with_gradient;
     int64_t keep_bytes;
+    bool spill; /* blocks' inputs wait in a file for the way back */
     const qn_gradient_observer *observer;
 } qni_gradient_walk_options;
 
-/* GRADIENTS may be NULL. The caller fills walk->streams [T, h], the stream in front of the first block. */
+/* The walk is zeroed, and released in every case. GRADIENTS may be NULL. The caller fills walk->streams [T, h], the stream in front of the first block. */
 QN_NODISCARD qn_status qni_gradient_walk_open(qni_gradient_walk *walk, const qn_model *model,
                                               const qn_sequences *sequences,
                                               const qni_gradient_walk_options *options,

@@ -1,6 +1,7 @@
 #include "quern/model/stepper.h"
 
 #include "base/alloc.h"
+#include "checkpoint/pages.h"
 #include "model/walk_plan.h"
 
 #include <stdlib.h>
@@ -104,6 +105,7 @@ qn_status qn_stepper_block(qn_stepper *s, int64_t layer, float *x, qn_error *err
         QN_TRY(qni_block_forward(&s->pass, &model->layers[layer], chunk, NULL, &s->work,
                                  x + chunk->first_token * model->config->hidden_size, err));
     }
+    qni_checkpoint_forget_layer(model->checkpoint, layer);
     return QN_OK;
 }
 

@@ -1,5 +1,6 @@
 #include "quern/model/walk.h"
 
+#include "checkpoint/pages.h"
 #include "model/walk_plan.h"
 #include "model/walk_stage.h"
 
@@ -26,6 +27,7 @@ static qn_status run_layers(const qni_pass *pass, const qni_walk_plan *plan, con
             stage->done += (uint64_t)chunk->n_tokens;
         }
         QN_TRY(show_hidden(pass, l + 1, hidden, plan->n_tokens, err));
+        qni_checkpoint_forget_layer(pass->model->checkpoint, l);
     }
     return QN_OK;
 }

@@ -14,16 +14,18 @@ enum {
     WEIGHTS_BISECTIONS = 30, /* of mu */
 };
 
-/* One row of a matrix's table. */
+/* One row of a matrix's table: small, there are some thousands a matrix. */
 typedef struct option {
-    int basis;
-    int64_t n_double, n_q4, n_bytes, q4_weights;
+    int32_t n_double, n_q4; /* lines */
+    int64_t n_bytes;
     double loss;
 } option;
 
 typedef struct table {
-    option *options; /* owned */
-    int64_t n, chosen;
+    option *options;      /* owned; basis after basis */
+    int64_t n, n_a_basis; /* in all, and of each basis */
+    int64_t chosen;
+    int64_t line_weights;           /* of a line */
     int64_t *orders[QNI_MAX_BASES]; /* owned [lines]: by falling sensitivity */
 } table;
 
@@ -70,6 +72,10 @@ static qn_encoded shape_of(const qni_plan_matrix *m, const qni_band_codecs *code
     return e;
 }
 
+static int64_t q4_weights_of(const table *t, const option *o) {
+    return o->n_q4 * t->line_weights;
+}
+
 static void count_lines(const qni_plan_matrix *m, const option *o, int64_t n_lines[QNI_BAND_KIND_COUNT]) {
     n_lines[QNI_BAND_SINGLE] = lines_of(m) - o->n_double - o->n_q4;
     n_lines[QNI_BAND_DOUBLE] = o->n_double;
@@ -101,12 +107,11 @@ static option make_option(const planner *p, const qni_plan_matrix *m, const rank
                           int64_t n_q4) {
     const int64_t n = lines_of(m), n_fine = n_q4 + n_double;
     const double *sums = r->sums, *error = m->bases[r->basis].relative_error;
-    option o = {.basis = r->basis, .n_double = n_double, .n_q4 = n_q4};
+    option o = {.n_double = (int32_t)n_double, .n_q4 = (int32_t)n_q4};
     int64_t n_lines[QNI_BAND_KIND_COUNT];
     count_lines(m, &o, n_lines);
-    const qn_encoded shape = shape_of(m, p->codecs, o.basis, n_lines);
+    const qn_encoded shape = shape_of(m, p->codecs, r->basis, n_lines);
     o.n_bytes = qn_encoded_bytes(&shape);
-    o.q4_weights = n_q4 * (m->rows * m->cols / n);
     o.loss = 0.5 * (error[QNI_BAND_Q4] * sums[n_q4] + error[QNI_BAND_DOUBLE] * (sums[n_fine] - sums[n_q4]) +
                     error[QNI_BAND_SINGLE] * (sums[n] - sums[n_fine]));
     return o;
@@ -152,8 +157,9 @@ static qn_status make_table(const planner *p, const qni_plan_matrix *m, table *o
     double *sums = qni_alloc_array(n + 1, sizeof *sums);
     ranking r = {.sums = sums};
     if (!sums) return qni_fail_nomem(err, "a plan");
-    const int64_t count = fill_options(p, m, &r, NULL); /* of each basis */
-    out->options = qni_alloc_array(m->n_bases * count, sizeof *out->options);
+    out->line_weights = m->rows * m->cols / n;
+    out->n_a_basis = fill_options(p, m, &r, NULL);
+    out->options = qni_alloc_array(m->n_bases * out->n_a_basis, sizeof *out->options);
     qn_status status = out->options ? QN_OK : qni_fail_nomem(err, "a plan");
     for (; r.basis < m->n_bases && status == QN_OK; r.basis++) {
         int64_t *order = out->orders[r.basis] = qni_alloc_array(n, sizeof *order);
@@ -174,7 +180,7 @@ static totals total_of(const planner *p) {
     for (int64_t i = 0; i < p->n; i++) {
         const option *o = &p->tables[i].options[p->tables[i].chosen];
         t.n_bytes += o->n_bytes;
-        t.q4_weights += o->q4_weights;
+        t.q4_weights += q4_weights_of(&p->tables[i], o);
     }
     return t;
 }
@@ -186,7 +192,7 @@ static totals choose(planner *p, double lambda, double mu) {
         double best = HUGE_VAL;
         for (int64_t k = 0; k < t->n; k++) {
             const option *o = &t->options[k];
-            const double cost = o->loss + lambda * (double)o->n_bytes + mu * (double)o->q4_weights;
+            const double cost = o->loss + lambda * (double)o->n_bytes + mu * (double)q4_weights_of(t, o);
             if (cost >= best) continue;
             best = cost;
             t->chosen = k;
@@ -240,7 +246,7 @@ static void spend_rest(planner *p) {
                 const option *to = &t->options[k];
                 const int64_t price = to->n_bytes - from->n_bytes;
                 if (to->loss >= from->loss || price > p->limits.max_bytes - now.n_bytes ||
-                    to->q4_weights - from->q4_weights > p->limits.max_q4_weights - now.q4_weights)
+                    q4_weights_of(t, to) - q4_weights_of(t, from) > p->limits.max_q4_weights - now.q4_weights)
                     continue;
                 const double rate = (from->loss - to->loss) / (double)(price > 0 ? price : 1);
                 if (rate <= best_rate) continue;
@@ -258,10 +264,11 @@ static qn_status take_choice(const planner *p, int64_t index, qni_plan_choice *o
     const qni_plan_matrix *m = &p->matrices[index];
     const table *t = &p->tables[index];
     const option *o = &t->options[t->chosen];
+    const int basis = (int)(t->chosen / t->n_a_basis);
     qni_plan_choice choice = {.n_bytes = o->n_bytes, .loss = o->loss};
     uint8_t band_of_kind[QNI_BAND_KIND_COUNT] = {0}, n_bands = 0;
     count_lines(m, o, choice.n_lines);
-    choice.shape = shape_of(m, p->codecs, o->basis, choice.n_lines);
+    choice.shape = shape_of(m, p->codecs, basis, choice.n_lines);
     for (int k = 0; k < QNI_BAND_KIND_COUNT; k++)
         if (choice.n_lines[k] > 0) band_of_kind[k] = n_bands++;
     /* A single band lies along the rows, whatever the axis was. */
@@ -271,7 +278,7 @@ static qn_status take_choice(const planner *p, int64_t index, qni_plan_choice *o
         const qni_band_kind kind = j < o->n_q4                 ? QNI_BAND_Q4
                                    : j < o->n_q4 + o->n_double ? QNI_BAND_DOUBLE
                                                                : QNI_BAND_SINGLE;
-        choice.line_band[t->orders[o->basis][j]] = band_of_kind[kind];
+        choice.line_band[t->orders[basis][j]] = band_of_kind[kind];
     }
     *out = choice;
     return QN_OK;

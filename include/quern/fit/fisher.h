@@ -11,7 +11,8 @@
  * Source: Martens, "New insights and perspectives on the natural gradient method", 2020, section 5 (why the labels are the
  * model's). Deterministic: the same bytes for any number of threads, given one ISA; a token's label depends on the seed,
  * the token's place and the model only. Time: a walk and a walk backwards without gradients of weights. Memory: that of the
- * walk backwards (gradient.h) for some 2048 tokens, and 128 MiB of logits. */
+ * walk backwards (gradient.h) for some 2048 tokens, whose blocks' inputs wait in a file, and 128 MiB of logits; independent of the
+ * number of layers. */
 #ifndef QUERN_FIT_FISHER_H
 #define QUERN_FIT_FISHER_H
 

@@ -1,7 +1,7 @@
 /* The walk backwards: loss and exact gradients of all parameters.
  *
  * Forward keeps the input of each block only ([T, h] per layer); backward recomputes a block's inside, a group of whole
- * sequences at a time. Memory: (L + 2)*T*h*4 bytes, one block's activations, and the gradients. With keep_bytes the
+ * sequences at a time. Memory: (L + 2)*T*h*4 bytes (3*T*h*4 with spill), one block's activations, and the gradients. With keep_bytes the
  * insides of the last blocks are kept instead, as many as fit, which saves up to a quarter of the time and changes no
  * number. The head's loss and its gradient are computed for a fixed number of tokens at a time, so T x V logits never
  * exist at once. Work space belongs to the gradients and is kept for the next call.
@@ -98,6 +98,7 @@ typedef struct qn_loss_options {
     const qn_teacher_top *teacher_top; /* borrowed; NULL with a teacher */
     double scale;       /* multiplies the gradients, for example 1 / number of targets of the step */
     int64_t keep_bytes; /* activations kept from forward to backward; 0: recompute all that can be */
+    bool spill;         /* the inputs of blocks wait in a file in $TMPDIR: memory is then independent of L */
     const qn_gradient_observer *observer; /* borrowed, or NULL */
 } qn_loss_options;
 

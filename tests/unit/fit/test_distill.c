@@ -117,28 +117,37 @@ static void test_the_student_is_left_as_reported(void **state) {
     tuning_toy_close(toy);
 }
 
-/* A channel whose weight is 0 is free; the others are nearer than without weights. */
+/* Squared errors on fresh text of the channels [0, 16), and of the others, added to SUMS. */
+static void add_channel_errors(const tuning_toy *toy, double sums[2]) {
+    float *y = stream_of(toy->student, &toy->fresh, 1), *want = stream_of(toy->teacher, &toy->fresh, 1);
+    for (int64_t i = 0; i < toy->fresh.starts[toy->fresh.n] * 32; i++)
+        sums[i % 32 >= 16] += ((double)y[i] - (double)want[i]) * ((double)y[i] - (double)want[i]);
+    free(y);
+    free(want);
+}
+
+/* Channels whose weight is 0 are free; the others are nearer than without weights. One run of so small a toy is chance (a tenth up or
+ * down with the order of the text), hence the sums over runs: they fall to 0.88 and rise to 1.15. */
 static void test_channel_weights_decide(void **state) {
     (void)state;
     tuning_toy *toy = tuning_toy_random(1);
     float weights[32];
-    double sums[2][2] = {{0}};
+    double plain[2] = {0}, weighed[2] = {0};
     for (int j = 0; j < 32; j++) weights[j] = j < 16 ? 2.0f : 0.0f;
-    for (int k = 0; k < 2; k++) {
+    for (int k = 0; k < 12; k++) {
         job j = open_job(toy, &k_ternary, 0, 1);
-        j.window.channel_weights = k ? weights : NULL;
+        j.options.seed = (uint64_t)(k / 2);
+        j.options.lr = 0.01;
+        j.options.steps = 3 * STEPS;
+        j.window.channel_weights = k % 2 ? weights : NULL;
         (void)run(&j, 1);
-        float *y = stream_of(toy->student, &toy->fresh, 1), *want = stream_of(toy->teacher, &toy->fresh, 1);
-        for (int64_t i = 0; i < toy->fresh.starts[toy->fresh.n] * 32; i++)
-            sums[k][i % 32 < 16] += ((double)y[i] - (double)want[i]) * ((double)y[i] - (double)want[i]);
-        free(y);
-        free(want);
+        add_channel_errors(toy, k % 2 ? weighed : plain);
         close_job(&j);
     }
-    print_message("weighed channels %.4f -> %.4f, others %.4f -> %.4f\n", sums[0][1], sums[1][1], sums[0][0],
-                  sums[1][0]);
-    assert_true(sums[1][1] < 0.9 * sums[0][1]);
-    assert_true(sums[1][0] > sums[0][0]);
+    print_message("weighed channels %.4f -> %.4f, others %.4f -> %.4f\n", plain[0], weighed[0], plain[1],
+                  weighed[1]);
+    assert_true(weighed[0] < 0.95 * plain[0]);
+    assert_true(weighed[1] > 1.05 * plain[1]);
     tuning_toy_close(toy);
 }
 
