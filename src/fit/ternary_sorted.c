@@ -73,15 +73,15 @@ QNI_LANE_INLINE void take_keys(const float *w, int64_t cols, int64_t group_size,
     }
 }
 
-/* Orders a >= b in every lane. A loop over arrays: compilers make two instructions of it, and of masks they do not. */
-QNI_LANE_INLINE void order(keys *a, keys *b) {
-    int16_t x[LANES], y[LANES], larger[LANES], smaller[LANES];
-    memcpy(x, a, sizeof x);
-    memcpy(y, b, sizeof y);
-    for (int l = 0; l < LANES; l++) larger[l] = x[l] > y[l] ? x[l] : y[l];
-    for (int l = 0; l < LANES; l++) smaller[l] = x[l] > y[l] ? y[l] : x[l];
-    memcpy(a, larger, sizeof larger);
-    memcpy(b, smaller, sizeof smaller);
+/* Orders a >= b in every lane. A loop over elements where they lie: compilers make two instructions of it, of masks they do not, and
+ * copies of a vector they may move by halves, which the next load of the whole then waits for. */
+QNI_LANE_INLINE void order(keys *restrict a, keys *restrict b) {
+    int16_t *x = (int16_t *)a, *y = (int16_t *)b;
+    for (int l = 0; l < LANES; l++) {
+        const int16_t first = x[l], second = y[l];
+        x[l] = first > second ? first : second;
+        y[l] = first > second ? second : first;
+    }
 }
 
 /* settle: sorts what rises and then falls, or the reverse (Batcher, 1968). */
