@@ -5,7 +5,7 @@
 
 Each row compresses the model by one recipe (`quern compress`), with the budget of the track, and sets the artifact
 against the model (`quern compare`). The first rows add one thing each to the row before, up to the track's own
-recipe; the others change one setting of that. Nothing is left out silently: a row that fails stands in the table with
+recipe without its training (binary: the last of them; ternary: the one before); the others change one setting of that. Nothing is left out silently: a row that fails stands in the table with
 its reason, and makes the exit status 1.
 
 With --resume FILE every finished row is added to FILE, one JSON object a line, and a row that stands there already is
@@ -29,6 +29,7 @@ import tempfile
 ROOT = pathlib.Path(__file__).resolve().parents[1]
 TRACKS = ("binary", "ternary")
 GROUP_SIZE = {"binary": 128, "ternary": 64}
+ERRORS = {"binary": "measured", "ternary": "normal"}  # of the tracks' own recipes
 OVERBOOK = {"binary": 0.01, "ternary": 0.05}  # what entropy coding saves for certain, as a share of the budget
 NO_RESCUE = {"rescue": {"max_fraction": 0}}
 
@@ -42,10 +43,11 @@ def calibrated(plan=None, **settings):
     own = {"fit": "descent", "lines": "columns", "planes": 2, "scales": "log6", "sweeps": 4, "damping": 0.01,
            "order": "activation", "hadamard": 0, "inputs": "student", "target_blend": 0.5}
     return {"calibrate": {"tokens": 65536, "fisher_tokens": 16384}, "quantize": {**own, **settings},
-            "plan": {"errors": "measured", **(plan or {})}, "distill": {"steps": 0}, "finetune": {"steps": 0}}
+            "plan": {"errors": "own", **(plan or {})}, "distill": {"steps": 0}, "finetune": {"steps": 0}}
 
 
 NORMAL = {"errors": "normal"}
+MEASURED = {"errors": "measured"}
 PLAIN = {"plan": NORMAL, "lines": "rows", "planes": 1, "scales": "f16", "target_blend": 0}
 
 # Key, step, recipe; group_size and overbook are multiples of the track's.
@@ -62,10 +64,10 @@ ROWS = (
     ("log6", "+ 6-bit scales", calibrated(plan=NORMAL, lines="rows", planes=1)),
     ("columns", "+ columns instead of rows", calibrated(plan=NORMAL, planes=1)),
     ("planes", "+ second planes", calibrated(plan=NORMAL)),
-    ("own", "+ a plan of measured errors (the track's own)", calibrated()),
+    ("own", "+ a plan of measured errors", calibrated(plan=MEASURED)),
     ("strict", "own, for the profile `strict`: one plane, rows", calibrated(planes=1, lines="rows", scales="f16")),
     ("row-planes", "own, rows instead of columns", calibrated(lines="rows")),
-    ("rotated", "own, rotated where measured errors say so", calibrated(hadamard=128, rotate="measured")),
+    ("rotated", "own, rotated where measured errors say so", calibrated(plan=MEASURED, hadamard=128, rotate="measured")),
     ("entropy", "own, entropy coding", calibrated(entropy="zlib")),
     ("rate", "own, entropy coding, codes at a price, what is saved spent again",
      calibrated(plan={"overbook": 1}, entropy="zlib", rate=0.1)),
@@ -108,6 +110,8 @@ def recipe_text(key, recipe, track, args):
         recipe["calibrate"] = {"tokens": args.tokens, "fisher_tokens": args.fisher_tokens}
         factor = recipe["quantize"].get("group_size", 1)
         recipe["quantize"]["group_size"] = int(GROUP_SIZE[track] * factor)
+        if recipe["plan"]["errors"] == "own":
+            recipe["plan"]["errors"] = ERRORS[track]
         if "overbook" in recipe["plan"]:
             recipe["plan"]["overbook"] *= OVERBOOK[track]
     lines = [f"name: {key}"]

@@ -168,3 +168,13 @@ void qn_moment_mean(const qn_moment *moment, float *out) {
         write_panel(moment, &p, factor, out);
     }
 }
+
+void qn_moments_shrink(float *hessian, float *cross, int64_t cols, int64_t n_tokens, double shrinkage) {
+    const double weight = n_tokens > 0 ? shrinkage * (double)cols / (double)n_tokens : 0.0;
+    for (int64_t j = 0; j < cols; j++) {
+        const int64_t at = j * cols + j;
+        const double more = weight * (double)hessian[at];
+        hessian[at] = (float)((double)hessian[at] + more);
+        if (cross) cross[at] = (float)((double)cross[at] + more);
+    }
+}

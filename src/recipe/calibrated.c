@@ -20,7 +20,7 @@ static qn_status read_text(qni_calibrated *c, const qn_context *ctx, qn_error *e
     return qni_run_text(o, config, o->recipe->finetune.tokens, ctx, &c->tuning_text, err);
 }
 
-/* Fewer tokens than inputs leave directions that no token ever went: the fits damp more there, and know less. */
+/* Fewer tokens than inputs leave directions that no token ever went: there the fits go by the damping. */
 static void warn_of_rank(const qni_calibrated *c, const qn_context *ctx) {
     const int64_t n_tokens = c->text.n * c->text.context;
     int64_t widest = 0;
@@ -30,8 +30,9 @@ static void warn_of_rank(const qni_calibrated *c, const qn_context *ctx) {
     if (n_tokens < widest)
         qn_log(ctx, QN_LOG_WARNING,
                "%lld calibration tokens for inputs of up to %lld values: second moments of rank %lld at "
-               "most; give more text",
-               (long long)n_tokens, (long long)widest, (long long)n_tokens);
+               "most, so their diagonal is raised by %.2g of itself (quantize.shrinkage); give more text",
+               (long long)n_tokens, (long long)widest, (long long)n_tokens,
+               c->options->recipe->shrinkage * (double)widest / (double)n_tokens);
 }
 
 static qn_status check_overrides(const qn_recipe *recipe, qn_error *err) {

@@ -100,6 +100,7 @@ qn_status qni_calibrated_make_loss(qni_calibrated *c, const qn_context *ctx, qn_
                                       .axis = recipe->lines,
                                       .codecs = qni_band_codecs_of(recipe, c->options->profile->track),
                                       .fit = qni_fit_options_of(recipe),
+                                      .shrinkage = recipe->shrinkage,
                                       .hadamard = recipe->hadamard,
                                       .rotation_is_open = recipe->measured_rotation,
                                       .measures_errors = recipe->measured_errors || recipe->measured_rotation,

@@ -109,6 +109,7 @@ static qn_status compress_blocks(qni_calibrated *c, const qni_matrix_store *stor
                                       .student_inputs = recipe->student_inputs,
                                       .target_blend = recipe->target_blend,
                                       .target_ridge = k_target_ridge,
+                                      .shrinkage = recipe->shrinkage,
                                       .keep_targets = recipe->distill.steps > 0 || recipe->finetune.steps > 0,
                                       .tuning = block_tuning(recipe, c->options->seed)}};
     const qn_status status = run_blocks(c, &job, ctx, err);

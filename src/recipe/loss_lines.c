@@ -1,6 +1,7 @@
 #include "recipe/loss_lines.h"
 
 #include "base/alloc.h"
+#include "quern/fit/moments.h"
 #include "recipe/code_errors.h"
 #include "recipe/measured_sensitivity.h"
 #include "recipe/rotation.h"
@@ -164,6 +165,7 @@ static qn_status add_all_bases(const qni_loss_lines *l, int64_t entry, float *he
 qn_status qni_loss_lines_add_input(qni_loss_lines *l, int64_t entry, float *hessian, qn_error *err) {
     double *factors = qni_alloc_array(l->loss->layout->n, sizeof *factors);
     if (!factors) return qni_fail_nomem(err, "factors");
+    qn_moments_shrink(hessian, NULL, entry_of(l, entry)->cols, l->n_tokens, l->options->shrinkage);
     qn_status status = probe_input(l, entry, hessian, factors, err);
     if (status == QN_OK) status = add_all_bases(l, entry, hessian, factors, err);
     free(factors);
@@ -220,6 +222,7 @@ qn_status qni_loss_lines_add_tables(qni_loss_lines *l, qn_error *err) {
     const int64_t head = qn_layout_find(l->loss->layout, QN_TENSOR_HEAD, -1);
     float *metric = qni_alloc_array(h * h, sizeof *metric);
     if (!metric) return qni_fail_nomem(err, "second moments");
+    qn_moments_shrink(l->loss->head_hessian, NULL, h, l->n_tokens, l->options->shrinkage);
     qni_loss_model_embedding_metric(l->loss, head < 0, metric);
     qn_status status = add_table(l, embed, head < 0, metric, err);
     if (status == QN_OK && head >= 0) status = add_table(l, head, true, l->loss->head_hessian, err);

@@ -9,6 +9,7 @@ typedef struct qni_loss_lines {
     const qn_model *model;
     const qni_loss_model_options *options;
     const qn_context *ctx;
+    int64_t n_tokens;     /* that the second moments are means of */
     qni_loss_model *loss; /* its fisher is there already */
     qni_probe probe;      /* in front of block `block`; with options->probed only */
     int64_t block;
@@ -23,7 +24,7 @@ void qni_loss_lines_close(qni_loss_lines *lines);
 QN_NODISCARD qn_status qni_loss_lines_add_input(qni_loss_lines *lines, int64_t entry, float *hessian,
                                                 qn_error *err);
 
-/* Head and embedding, from loss->head_hessian and loss->token_frequency. */
+/* Head and embedding, from loss->head_hessian, which is shrunk, and loss->token_frequency. */
 QN_NODISCARD qn_status qni_loss_lines_add_tables(qni_loss_lines *lines, qn_error *err);
 
 #endif

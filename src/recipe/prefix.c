@@ -220,8 +220,9 @@ static bool wants_cross(const prefix *p) {
     return p->job->options.student_inputs && p->job->options.target_blend > 0.0;
 }
 
-static qn_status take_means(const qn_moment *hessian, const qn_moment *cross, int64_t cols, metric *out,
+static qn_status take_means(const prefix *p, const qn_moment *hessian, const qn_moment *cross, metric *out,
                             qn_error *err) {
+    const int64_t cols = hessian->cols;
     metric m = {.hessian = qni_alloc_array(cols * cols, sizeof(float))};
     if (cross->cols > 0) m.cross = qni_alloc_array(cols * cols, sizeof(float));
     if (!m.hessian || (cross->cols > 0 && !m.cross)) {
@@ -230,6 +231,7 @@ static qn_status take_means(const qn_moment *hessian, const qn_moment *cross, in
     }
     qn_moment_mean(hessian, m.hessian);
     if (m.cross) qn_moment_mean(cross, m.cross);
+    qn_moments_shrink(m.hessian, m.cross, cols, hessian->n_tokens, p->job->options.shrinkage);
     *out = m;
     return QN_OK;
 }
@@ -255,7 +257,7 @@ static qn_status measure_input(prefix *p, int64_t layer, int64_t entry, metric *
     if (status == QN_OK && wants_cross(p)) status = qn_moment_init(&cross, QN_MOMENT_CROSS, cols, err);
     for (int64_t c = 0; c < qn_stepper_chunks(p->student.stepper) && status == QN_OK; c++)
         status = add_chunk(p, layer, entry, c, &hessian, &cross, err);
-    if (status == QN_OK) status = take_means(&hessian, &cross, cols, out, err);
+    if (status == QN_OK) status = take_means(p, &hessian, &cross, out, err);
     qn_moment_release(&hessian);
     qn_moment_release(&cross);
     return status;
@@ -457,7 +459,7 @@ static qn_status measure_head(prefix *p, metric *out, qn_error *err) {
         if (status == QN_OK)
             status = qn_moment_add(&cross, p->teacher.stream, inputs->stream, n_tokens, p->ctx, err);
     }
-    if (status == QN_OK) status = take_means(&hessian, &cross, h, out, err);
+    if (status == QN_OK) status = take_means(p, &hessian, &cross, out, err);
     qn_moment_release(&hessian);
     qn_moment_release(&cross);
     return status;

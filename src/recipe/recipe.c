@@ -36,6 +36,7 @@ const qni_setting qni_settings[QNI_SETTING_COUNT] = {
     {"quantize", "scales", CHOICE(scales), {"f16", "log6"}, true},
     {"quantize", "sweeps", QNI_SETTING_INTEGER, FIELD(sweeps), 0, 0, MAX_SWEEPS, {NULL}, true},
     {"quantize", "damping", QNI_SETTING_REAL, FIELD(damping), 0, 0, 1e3, {NULL}, true},
+    {"quantize", "shrinkage", QNI_SETTING_REAL, FIELD(shrinkage), 0, 0, 1e3, {NULL}, true},
     {"quantize", "order", CHOICE(activation_order), {"natural", "activation"}, true},
     {"quantize", "error_decay", QNI_SETTING_REAL, FIELD(error_decay), 0, 0, 1, {NULL}, true},
     {"quantize", "hadamard", QNI_SETTING_INTEGER, FIELD(hadamard), 0, 0, MAX_HADAMARD, {NULL}, true},
@@ -154,11 +155,12 @@ qn_recipe qni_recipe_base(qn_track track, bool calibrated) {
     recipe.sweeps = 4;
     recipe.scales = QN_SCALE_LOG6;
     recipe.damping = 0.01;
+    recipe.shrinkage = 1.0;
     recipe.error_decay = 1.0;
     recipe.target_blend = 0.5;
     recipe.activation_order = true;
     recipe.student_inputs = true;
-    recipe.measured_errors = true;
+    recipe.measured_errors = track == QN_TRACK_BINARY; /* in ternary it changes nothing: docs/quality.md */
     recipe.probe_tokens = 2048;
     recipe.distill = k_distill;
     recipe.finetune = k_finetune;

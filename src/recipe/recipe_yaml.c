@@ -12,7 +12,7 @@
 #include <cyaml/cyaml.h>
 
 /* The file as YAML sees it. All values are read as text: libcyaml takes "64x" and "1.5" for integers. */
-enum { MAX_STAGE_SETTINGS = 17 };
+enum { MAX_STAGE_SETTINGS = 18 };
 typedef struct stage {
     char *values[MAX_STAGE_SETTINGS]; /* in the order of the settings of the stage */
 } stage;
@@ -37,10 +37,11 @@ static const cyaml_schema_field_t k_calibrate_fields[] = {VALUE("tokens", 0), VA
 static const cyaml_schema_field_t k_quantize_fields[] = {
     VALUE("fit", 0),         VALUE("group_size", 1),    VALUE("rule", 2),
     VALUE("lines", 3),       VALUE("planes", 4),        VALUE("scales", 5),
-    VALUE("sweeps", 6),      VALUE("damping", 7),       VALUE("order", 8),
-    VALUE("error_decay", 9), VALUE("hadamard", 10),     VALUE("rotate", 11),
-    VALUE("inputs", 12),     VALUE("target_blend", 13), VALUE("column_scales", 14),
-    VALUE("entropy", 15),    VALUE("rate", 16),         CYAML_FIELD_END};
+    VALUE("sweeps", 6),      VALUE("damping", 7),       VALUE("shrinkage", 8),
+    VALUE("order", 9),       VALUE("error_decay", 10),  VALUE("hadamard", 11),
+    VALUE("rotate", 12),     VALUE("inputs", 13),       VALUE("target_blend", 14),
+    VALUE("column_scales", 15), VALUE("entropy", 16),   VALUE("rate", 17),
+    CYAML_FIELD_END};
 static const cyaml_schema_field_t k_plan_fields[] = {VALUE("errors", 0), VALUE("sensitivity", 1),
                                                      VALUE("probe_tokens", 2), VALUE("overbook", 3),
                                                      CYAML_FIELD_END};

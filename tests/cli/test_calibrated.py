@@ -281,5 +281,25 @@ class Profiles(CalibratedTest):
         self.verify("a.zip")
 
 
+class FewTokens(support.CliTest):
+
+    def test_shrunk_moments_lose_less(self):
+        """Fewer tokens than inputs: a warning that says what is done about it, and what is done is worth it."""
+        model, lost = support.demo_teacher(), {}
+        for shrinkage in (0, 1):
+            recipe = self.write("few.yaml", f"""name: few
+calibrate: {{tokens: 128, context: 64, fisher_tokens: 128}}
+quantize: {{fit: descent, sweeps: 2, shrinkage: {shrinkage}}}
+distill: {{steps: 0}}
+finetune: {{steps: 0}}
+""")
+            result = self.quern("compress", model, "--track", "ternary", "--recipe", recipe, "--text",
+                                model / "calibration.txt", "--docs", model / "dev.txt", "--dev-every", "0",
+                                "--no-tokenizer", "-o", self.root / f"{shrinkage}.zip", "--json")
+            self.assertRegex(result.err, f"128 calibration tokens.*rank 128 at most.*raised by {3 * shrinkage} of itself")
+            lost[shrinkage] = result.json["nats_lost"]
+        self.assertLess(lost[1], 0.8 * lost[0], lost)  # 0.53 of it when this was written
+
+
 if __name__ == "__main__":
     support.main()

@@ -51,6 +51,17 @@ QN_NODISCARD QN_API qn_status qn_moment_merge(qn_moment *moment, const qn_moment
  * a_i b_j. */
 QN_API void qn_moment_mean(const qn_moment *moment, float *out);
 
+/* Shrinks sampled second moments towards their diagonal:
+ *
+ *   HESSIAN += w diag H,   CROSS += w diag H,   w = shrinkage * COLS / N_TOKENS        both [C, C]; CROSS may be NULL
+ *
+ * which is, but for a common factor, what shrinkage * COLS more tokens of the same energy would make of them, whose inputs have
+ * nothing to do with each other and are the teacher's and the student's alike. The errors of sampled correlations go with C / T: of
+ * fewer tokens than inputs H would be singular, and codes would be chosen by chance. Source: Schaefer and Strimmer, "A shrinkage
+ * approach to large-scale covariance matrix estimation", 2005, for the target; the weight was measured (docs/quality.md). Nothing
+ * happens without tokens. */
+QN_API void qn_moments_shrink(float *hessian, float *cross, int64_t cols, int64_t n_tokens, double shrinkage);
+
 #ifdef __cplusplus
 }
 #endif

@@ -14,6 +14,7 @@
  *       scales: log6          # or f16
  *       sweeps: 4             # of refit and descent
  *       damping: 0.01         # of the second moments, in mean diagonals
+ *       shrinkage: 1          # of second moments towards their diagonal, in inputs a token (quern/fit/moments.h)
  *       order: activation     # in which inputs are rounded, or `natural`
  *       error_decay: 1        # factor of the error feedback
  *       hadamard: 0           # columns of a rotated block, a power of two; 0: not rotated
@@ -24,7 +25,8 @@
  *       entropy: none         # or zlib: matrices as zlib streams where these are smaller; the plan is then the most it takes
  *       rate: 0               # price of a trit that is not 0 in the descent (quern/fit/hessian_fit.h)
  *     plan:
- *       errors: measured      # what codes lose of a matrix: a fit of a sample of its rows, or `normal`, that of normal weights
+ *       errors: measured      # what codes lose of a matrix: a fit of a sample of its rows (binary), or `normal`, that of normal
+ *                             # weights (ternary)
  *       sensitivity: fisher   # of the matrices, or `measured`: corrected by what a change of each does to the head
  *       probe_tokens: 2048    # of the calibration text, for that
  *       overbook: 0           # with entropy: zlib, the share by which the plan may exceed the budget, against what streams save
@@ -129,7 +131,7 @@ typedef struct qn_recipe {
     qn_axis lines;
     int64_t planes, sweeps, hadamard;
     qn_scale_code scales;
-    double damping, error_decay, target_blend, rate, overbook;
+    double damping, shrinkage, error_decay, target_blend, rate, overbook;
     bool activation_order, student_inputs, entropy_coding, column_scales;
     bool measured_rotation; /* chosen for each matrix; implies measured errors */
     bool measured_errors;

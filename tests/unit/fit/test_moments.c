@@ -154,6 +154,40 @@ static void test_what_does_not_fit_is_refused(void **state) {
     qn_moment_release(&other);
 }
 
+/* Shrunk moments are those of the tokens and of COLS * shrinkage more, whose inputs are independent, but for a factor. */
+static void test_shrinking_adds_independent_tokens(void **state) {
+    (void)state;
+    enum { COLS = 7, TOKENS = 5 };
+    static const double k_rounding = 0x1p-23; /* of a sum to f32 */
+    const double shrinkage = 3.0, more = shrinkage * COLS;
+    float *a = draw(5, TOKENS * COLS), *b = draw(6, TOKENS * COLS);
+    qn_moment moment = {0}, cross = {0};
+    init(&moment, QN_MOMENT_SYMMETRIC, COLS);
+    init(&cross, QN_MOMENT_CROSS, COLS);
+    add(&moment, b, b, TOKENS, 1);
+    add(&cross, a, b, TOKENS, 1);
+    float *h = mean_of(&moment), *c = mean_of(&cross), *shrunk = mean_of(&moment), *alone = mean_of(&moment),
+          *shrunk_cross = mean_of(&cross);
+    qn_moments_shrink(shrunk, shrunk_cross, COLS, TOKENS, shrinkage);
+    qn_moments_shrink(alone, NULL, COLS, TOKENS, shrinkage);
+    assert_memory_equal(alone, shrunk, COLS * COLS * sizeof *alone);
+    for (int i = 0; i < COLS; i++) {
+        for (int j = 0; j < COLS; j++) {
+            const int at = i * COLS + j;
+            const double independent = i == j ? more * (double)h[at] : 0.0; /* sums over those tokens */
+            assert_true(fabs((double)shrunk[at] * TOKENS - ((double)h[at] * TOKENS + independent)) <=
+                        k_rounding * fabs((double)shrunk[at] * TOKENS));
+            assert_true(fabs((double)shrunk_cross[at] * TOKENS - ((double)c[at] * TOKENS + independent)) <=
+                        k_rounding * (fabs((double)c[at] * TOKENS) + independent));
+        }
+    }
+    qn_moments_shrink(alone, NULL, COLS, 0, shrinkage); /* of nothing */
+    assert_memory_equal(alone, shrunk, COLS * COLS * sizeof *alone);
+    free(a), free(b), free(h), free(c), free(shrunk), free(alone), free(shrunk_cross);
+    qn_moment_release(&moment);
+    qn_moment_release(&cross);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_mean_is_that_of_a_plain_loop),
@@ -161,6 +195,7 @@ int main(void) {
         cmocka_unit_test(test_threads_and_calls_change_no_bit),
         cmocka_unit_test(test_two_halves_merge_into_the_whole),
         cmocka_unit_test(test_what_does_not_fit_is_refused),
+        cmocka_unit_test(test_shrinking_adds_independent_tokens),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -111,7 +111,7 @@ static const char k_all_calibrated[] =
     "name: all\ncalibrate:\n  tokens: 1024\n  context: 64\n"
     "  fisher_tokens: 256\nquantize:\n  fit: feedback\n"
     "  group_size: 32\n  lines: rows\n  planes: 1\n  scales: f16\n"
-    "  sweeps: 7\n  damping: 0.25\n  order: natural\n"
+    "  sweeps: 7\n  damping: 0.25\n  shrinkage: 0.375\n  order: natural\n"
     "  error_decay: 0.5\n  hadamard: 16\n  rotate: measured\n"
     "  inputs: teacher\n"
     "  target_blend: 0.75\n  column_scales: true\n  entropy: zlib\n  rate: 0.125\nplan:\n  errors: normal\n"
@@ -132,6 +132,7 @@ static void test_every_calibrated_setting(void **state) {
     assert_int_equal(r.scales, QN_SCALE_F16);
     assert_int_equal(r.sweeps, 7);
     assert_true(r.damping == 0.25 && r.error_decay == 0.5 && r.target_blend == 0.75);
+    assert_true(r.shrinkage == 0.375);
     assert_false(r.activation_order);
     assert_int_equal(r.hadamard, 16);
     assert_true(r.measured_rotation && r.measured_sensitivity && !r.measured_errors);
@@ -175,7 +176,7 @@ static void test_digest_of_a_calibrated_recipe(void **state) {
         "single}] # two\n\nquantize: {rate: .125, entropy: zlib, column_scales: true, target_blend: 75e-2, "
         "inputs: teacher, hadamard: 16, rotate: measured, "
         "error_decay: .5,\n "
-        "order: natural, damping: 0.250, sweeps: 7, scales: f16, planes: 1, lines: rows, group_size: 32,\n "
+        "order: natural, damping: 0.250, shrinkage: 375e-3, sweeps: 7, scales: f16, planes: 1, lines: rows, group_size: 32,\n "
         "fit: feedback}\nplan: {overbook: 625e-4, probe_tokens: 512, sensitivity: measured, errors: "
         "normal}\ncalibrate: "
         "{fisher_tokens: 256, context: 64, tokens: 1024}\nname: other\n";
@@ -189,6 +190,7 @@ static void test_digest_of_a_calibrated_recipe(void **state) {
                                              {"scales: f16", "scales: log6"},
                                              {"sweeps: 7", "sweeps: 8"},
                                              {"damping: 0.25", "damping: 0.26"},
+                                             {"shrinkage: 0.375", "shrinkage: 0.5"},
                                              {"order: natural", "order: activation"},
                                              {"decay: 0.5", "decay: 0.6"},
                                              {"hadamard: 16", "hadamard: 8"},
