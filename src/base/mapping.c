@@ -37,7 +37,8 @@ qn_status qni_mapping_open(const char *path, qni_mapping *out, qn_error *err) {
 void qni_mapping_forget(const uint8_t *data, size_t n_bytes) {
     if (n_bytes == 0) return;
     const uintptr_t page = (uintptr_t)sysconf(_SC_PAGESIZE), first = (uintptr_t)data / page * page;
-    (void)madvise((void *)first, (uintptr_t)data + n_bytes - first, MADV_DONTNEED); /* rounds up to whole pages */
+    (void)madvise((void *)first, (uintptr_t)data + n_bytes - first,
+                  MADV_DONTNEED); /* rounds up to whole pages */
 }
 
 void qni_mapping_release(qni_mapping *mapping) {

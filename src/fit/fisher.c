@@ -80,8 +80,11 @@ static qn_status run_batch(fisher_job *job, const qn_sequences *s, int64_t first
     const qn_sequences batch = {.ids = s->ids + token0, .starts = job->starts, .n = end - first};
     const qn_walk_options walk = {.compute = job->options->compute};
     const qn_gradient_observer observer = {.on_linear_output_gradient = on_gradient, .user = job};
-    const qn_loss_options loss = {
-        .compute = job->options->compute, .ce_weight = 1.0, .scale = 1.0, .spill = true, .observer = &observer};
+    const qn_loss_options loss = {.compute = job->options->compute,
+                                  .ce_weight = 1.0,
+                                  .scale = 1.0,
+                                  .spill = true,
+                                  .observer = &observer};
     qn_loss unused;
     for (int64_t i = first; i <= end; i++) job->starts[i - first] = s->starts[i] - token0;
     QN_TRY(qn_walk(job->model, &batch, &walk, &job->silent, job->hidden, NULL, err));

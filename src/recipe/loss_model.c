@@ -107,7 +107,11 @@ qn_status qni_loss_model_measure(const qn_model *model, const qn_sequences *sequ
                    .options = options,
                    .ctx = ctx,
                    .loss = &loss,
-                   .lines = {.model = model, .options = options, .ctx = ctx, .loss = &loss, .n_tokens = sequences->starts[sequences->n]}};
+                   .lines = {.model = model,
+                             .options = options,
+                             .ctx = ctx,
+                             .loss = &loss,
+                             .n_tokens = sequences->starts[sequences->n]}};
     const qn_status status = measure(&m, sequences, fisher_sequences, err);
     qni_loss_lines_close(&m.lines);
     if (status == QN_OK) {

@@ -48,7 +48,7 @@ typedef struct qni_loss_model_options {
     qn_axis axis; /* of the lines of the layers' matrices */
     qni_band_codecs codecs;
     qn_hessian_fit_options fit; /* damping and order; all of it where errors are measured */
-    double shrinkage;      /* of second moments (quern/fit/moments.h) */
+    double shrinkage;           /* of second moments (quern/fit/moments.h) */
     int64_t hadamard;      /* blocks of columns in which the matrices of the layers are rotated; 0: none */
     bool rotation_is_open; /* both bases, for the plan to choose from */
     bool measures_errors;  /* of the codes, in each matrix; else those of normal weights */

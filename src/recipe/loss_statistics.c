@@ -98,7 +98,11 @@ qn_status qni_loss_model_read(const qn_model *model, const qn_statistics *statis
                  .statistics = statistics,
                  .path = path,
                  .loss = &loss,
-                 .lines = {.model = model, .options = options, .ctx = ctx, .loss = &loss, .n_tokens = qn_statistics_info_of(statistics).n_tokens}};
+                 .lines = {.model = model,
+                           .options = options,
+                           .ctx = ctx,
+                           .loss = &loss,
+                           .n_tokens = qn_statistics_info_of(statistics).n_tokens}};
     const qn_status status = read_all(&r, err);
     qni_loss_lines_close(&r.lines);
     if (status == QN_OK) {

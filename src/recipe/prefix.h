@@ -28,7 +28,7 @@ typedef struct qni_prefix_options {
     bool student_inputs; /* else every fit sees the teacher's inputs */
     double target_blend; /* 0: the teacher's weights; 1: the teacher's outputs */
     double target_ridge;
-    double shrinkage; /* of second moments (quern/fit/moments.h) */
+    double shrinkage;  /* of second moments (quern/fit/moments.h) */
     bool keep_targets; /* saves with each matrix where training would begin; implied by tuning */
     qni_block_tuning tuning;
 } qni_prefix_options;

@@ -34,14 +34,25 @@ typedef struct recipe_file {
 
 static const cyaml_schema_field_t k_calibrate_fields[] = {VALUE("tokens", 0), VALUE("context", 1),
                                                           VALUE("fisher_tokens", 2), CYAML_FIELD_END};
-static const cyaml_schema_field_t k_quantize_fields[] = {
-    VALUE("fit", 0),         VALUE("group_size", 1),    VALUE("rule", 2),
-    VALUE("lines", 3),       VALUE("planes", 4),        VALUE("scales", 5),
-    VALUE("sweeps", 6),      VALUE("damping", 7),       VALUE("shrinkage", 8),
-    VALUE("order", 9),       VALUE("error_decay", 10),  VALUE("hadamard", 11),
-    VALUE("rotate", 12),     VALUE("inputs", 13),       VALUE("target_blend", 14),
-    VALUE("column_scales", 15), VALUE("entropy", 16),   VALUE("rate", 17),
-    CYAML_FIELD_END};
+static const cyaml_schema_field_t k_quantize_fields[] = {VALUE("fit", 0),
+                                                         VALUE("group_size", 1),
+                                                         VALUE("rule", 2),
+                                                         VALUE("lines", 3),
+                                                         VALUE("planes", 4),
+                                                         VALUE("scales", 5),
+                                                         VALUE("sweeps", 6),
+                                                         VALUE("damping", 7),
+                                                         VALUE("shrinkage", 8),
+                                                         VALUE("order", 9),
+                                                         VALUE("error_decay", 10),
+                                                         VALUE("hadamard", 11),
+                                                         VALUE("rotate", 12),
+                                                         VALUE("inputs", 13),
+                                                         VALUE("target_blend", 14),
+                                                         VALUE("column_scales", 15),
+                                                         VALUE("entropy", 16),
+                                                         VALUE("rate", 17),
+                                                         CYAML_FIELD_END};
 static const cyaml_schema_field_t k_plan_fields[] = {VALUE("errors", 0), VALUE("sensitivity", 1),
                                                      VALUE("probe_tokens", 2), VALUE("overbook", 3),
                                                      CYAML_FIELD_END};

@@ -64,11 +64,34 @@ static void test_anything_else_is_an_error(void **state) {
     free(absent);
 }
 
+/* What is forgotten is read again, whole pages or not. */
+static void test_forgotten_pages_come_back(void **state) {
+    enum { N = 3 * 65536 + 77 };
+    qn_error err = {0};
+    qni_mapping mapping = {0};
+    uint8_t *bytes = malloc(N);
+    char *path = path_in(*state, "pages");
+    for (int i = 0; i < N; i++) bytes[i] = (uint8_t)(i * 7 + i / 251);
+    write_test_file(*state, "pages", bytes, N);
+    assert_int_equal(qni_mapping_open(path, &mapping, &err), QN_OK);
+    assert_memory_equal(mapping.data, bytes, N);
+    qni_mapping_forget(mapping.data, 0);
+    qni_mapping_forget(mapping.data + 4097, 65537);
+    qni_mapping_forget(mapping.data + N - 1, 1);
+    assert_memory_equal(mapping.data, bytes, N);
+    qni_mapping_forget(mapping.data, N);
+    assert_memory_equal(mapping.data, bytes, N);
+    qni_mapping_release(&mapping);
+    free(bytes);
+    free(path);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_a_file_is_mapped),
         cmocka_unit_test(test_an_empty_file_has_no_data),
         cmocka_unit_test(test_anything_else_is_an_error),
+        cmocka_unit_test(test_forgotten_pages_come_back),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

@@ -204,7 +204,7 @@ static void assert_same_gradients(const qn_layout *layout, const qn_gradients *a
         assert_memory_equal(a->per_entry[i], b->per_entry[i], (size_t)entry_size(layout, i) * sizeof(float));
 }
 
-/* Sequences of several chunks, one longer than a chunk; runs with THREADS and KEEP bytes equal the first. */
+/* Sequences of several chunks, one longer than a chunk; runs with other threads, memory and a file for the streams equal the first. */
 static void check_same_bytes(qn_compute compute) {
     static const int64_t starts[] = {0, 700, 1401, 3500, 3507};
     enum { T = 3507 };
@@ -212,7 +212,9 @@ static void check_same_bytes(qn_compute compute) {
     static const struct {
         int threads;
         int64_t keep_bytes;
-    } runs[] = {{1, 0}, {2, 0}, {3, 6000000}, {5, INT64_C(1) << 40}};
+        bool spill;
+    } runs[] = {{1, 0, false}, {2, 0, false},     {3, 6000000, false}, {5, INT64_C(1) << 40, false},
+                {2, 0, true},  {1, 6000000, true}};
     fixture f = make_fixture((tiny_options){.attention_bias = true}, 0);
     const qn_sequences sequences = {.ids = ids, .starts = starts, .n = 4};
     qn_gradients first = {0};
@@ -221,8 +223,11 @@ static void check_same_bytes(qn_compute compute) {
     for (int i = 0; i < T; i++) targets[i] = ids[(i + 1) % T];
     for (size_t r = 0; r < sizeof runs / sizeof *runs; r++) {
         const qn_context ctx = {.n_threads = runs[r].threads};
-        const qn_loss_options options = {
-            .compute = compute, .ce_weight = 1.0, .scale = 1.0 / T, .keep_bytes = runs[r].keep_bytes};
+        const qn_loss_options options = {.compute = compute,
+                                         .ce_weight = 1.0,
+                                         .scale = 1.0 / T,
+                                         .keep_bytes = runs[r].keep_bytes,
+                                         .spill = runs[r].spill};
         qn_gradients g = {0};
         qn_loss loss = {0};
         assert_ok(qn_gradients_alloc(f.m.layout, &g, err));

@@ -176,7 +176,8 @@ static void test_digest_of_a_calibrated_recipe(void **state) {
         "single}] # two\n\nquantize: {rate: .125, entropy: zlib, column_scales: true, target_blend: 75e-2, "
         "inputs: teacher, hadamard: 16, rotate: measured, "
         "error_decay: .5,\n "
-        "order: natural, damping: 0.250, shrinkage: 375e-3, sweeps: 7, scales: f16, planes: 1, lines: rows, group_size: 32,\n "
+        "order: natural, damping: 0.250, shrinkage: 375e-3, sweeps: 7, scales: f16, planes: 1, lines: rows, "
+        "group_size: 32,\n "
         "fit: feedback}\nplan: {overbook: 625e-4, probe_tokens: 512, sensitivity: measured, errors: "
         "normal}\ncalibrate: "
         "{fisher_tokens: 256, context: 64, tokens: 1024}\nname: other\n";
