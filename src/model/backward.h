@@ -63,10 +63,11 @@ QN_NODISCARD qn_status qni_block_finish(const qni_backward *backward, const qni_
                                         const qni_chunk *chunk, const qni_inside *inside, float *y,
                                         qn_error *err);
 
-/* dx [n, h]: the gradient with respect to the block's output on entry, to its input x on return. Uses the inside up. */
+/* dx [n, h]: the gradient with respect to the block's output on entry, to its input x on return. Without WANTS_DX it is undefined
+ * then, and the input norm's gain receives no gradient (gain_gradient.h has it). Uses the inside up. */
 QN_NODISCARD qn_status qni_block_backward(const qni_backward *backward, const qni_layer *layer,
                                           const qni_chunk *chunk, const float *x, const qni_inside *inside,
-                                          float *dx, qn_error *err);
+                                          bool wants_dx, float *dx, qn_error *err);
 
 /* Losses of the stream x [T, h] after the last block, and with BACKWARD (else NULL) the gradient dx [T, h]
  * and those of the head and the final norm. TEACHER is the teacher's pass, or NULL: without kl, or with

@@ -43,7 +43,7 @@ typedef struct qni_mixer {
     /* As forward, over whole sequences, keeping its inside. */
     qn_status (*forward_inside)(const qni_pass *pass, const qni_layer *layer, const qni_chunk *chunk,
                                 const float *u, float *inside, float *y, qn_error *err);
-    /* du [n, h] = gradient with respect to u, from dy [n, h]; adds those of the layer's weights. */
+    /* du [n, h] = gradient with respect to u, from dy [n, h], unless NULL; adds those of the layer's weights. */
     qn_status (*backward)(const struct qni_backward *backward, const qni_layer *layer, const qni_chunk *chunk,
                           const float *u, float *inside, const float *dy, float *work, float *du,
                           qn_error *err);

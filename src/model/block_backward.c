@@ -178,7 +178,8 @@ static qn_status mlp_backward(const qni_backward *backward, const qni_layer *lay
 }
 
 qn_status qni_block_backward(const qni_backward *backward, const qni_layer *layer, const qni_chunk *chunk,
-                             const float *x, const qni_inside *inside, float *dx, qn_error *err) {
+                             const float *x, const qni_inside *inside, bool wants_dx, float *dx,
+                             qn_error *err) {
     const qni_backward_work *work = &backward->work;
     const int64_t *tensor = layer->tensor, n = chunk->n_tokens,
                   h = backward->pass->model->config->hidden_size;
@@ -187,6 +188,7 @@ qn_status qni_block_backward(const qni_backward *backward, const qni_layer *laye
     QN_TRY(mlp_backward(backward, layer, chunk, inside, dx, d, err));
     QN_TRY(qni_norm_backward(backward, tensor[QN_TENSOR_POST_NORM], inside->mid, d, n, h, true, dx, err));
     QN_TRY(layer->mixer->backward(backward, layer, chunk, inside->normed_in, inside->mixer, dx, work->mixer,
-                                  d, err));
+                                  wants_dx ? d : NULL, err));
+    if (!wants_dx) return QN_OK;
     return qni_norm_backward(backward, tensor[QN_TENSOR_INPUT_NORM], x, d, n, h, true, dx, err);
 }

@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/unnamed.h"
 #include "checkpoint/pages.h"
+#include "model/gain_gradient.h"
 
 #include <unistd.h>
 
@@ -48,6 +49,7 @@ qn_status qni_gradient_walk_open(qni_gradient_walk *walk, const qn_model *model,
     walk->first_layer = options->first_layer;
     walk->n_layers = options->n_layers;
     walk->with_gradient = options->with_gradient;
+    walk->without_input_gradient = options->without_input_gradient;
     QN_TRY(choose_streams(walk, options, err));
     QN_TRY(qni_walk_plan_make(sequences, CHUNK_TOKENS, &walk->plan, err));
     walk->n_steps = walk->plan.n_chunks * walk->n_layers;
@@ -145,15 +147,30 @@ qn_status qni_gradient_walk_there(qni_gradient_walk *walk, float **last, float *
     return QN_OK;
 }
 
-qn_status qni_gradient_walk_back(qni_gradient_walk *walk, float *d, qn_error *err) {
+/* All of it, the first block without the gradient of its input where GAIN has another way. */
+static qn_status walk_back(const qni_gradient_walk *walk, const qni_gain_gradient *gain, float *d,
+                           qn_error *err) {
     const int64_t h = walk->pass.model->config->hidden_size;
     for (int64_t i = walk->n_steps - 1; i >= 0; i--) {
         const step s = step_at(walk, i);
         if (s.is_last) QN_TRY(come_back(walk, s.layer->index - walk->first_layer, err));
         if (!s.is_kept) QN_TRY(qni_block_inside(&walk->backward, s.layer, s.chunk, s.in, s.inside, err));
         QN_TRY(qni_block_backward(&walk->backward, s.layer, s.chunk, s.in, s.inside,
+                                  !gain->is_used || s.layer->index != walk->first_layer,
                                   d + s.chunk->first_token * h, err));
         if (s.is_first) qni_checkpoint_forget_layer(walk->pass.model->checkpoint, s.layer->index);
     }
     return QN_OK;
+}
+
+qn_status qni_gradient_walk_back(qni_gradient_walk *walk, float *d, qn_error *err) {
+    qni_gain_gradient gain = {0};
+    qn_status status = QN_OK;
+    if (walk->without_input_gradient)
+        status =
+            qni_gain_gradient_open(&gain, &walk->backward, &walk->pass.model->layers[walk->first_layer], err);
+    if (status == QN_OK) status = walk_back(walk, &gain, d, err);
+    if (status == QN_OK) status = qni_gain_gradient_finish(&gain, err);
+    qni_gain_gradient_close(&gain);
+    return status;
 }

@@ -14,7 +14,7 @@ typedef struct qni_gradient_walk {
     qni_backward backward;
     qn_gradient_memory *memory, own_memory; /* that of the gradients, or its own */
     int64_t first_layer, n_layers, n_steps, stream_floats;
-    bool with_gradient;
+    bool with_gradient, without_input_gradient;
     int64_t n_streams; /* that blocks' inputs take turns in: one each, or two where they wait in a file */
     int spill;         /* owned: that file, or -1 */
     float *streams;    /* in memory: [n_streams][T, h], and the gradient's. Without gradient: one stream */
@@ -24,6 +24,7 @@ typedef struct qni_gradient_walk_options {
     int64_t first_layer, n_layers;
     qn_compute compute;
     bool with_gradient;
+    bool without_input_gradient; /* nobody asks for the gradient in front of the first block */
     int64_t keep_bytes;
     bool spill; /* blocks' inputs wait in a file for the way back */
     const qn_gradient_observer *observer;
@@ -40,7 +41,7 @@ void qni_gradient_walk_release(qni_gradient_walk *walk);
 QN_NODISCARD qn_status qni_gradient_walk_there(qni_gradient_walk *walk, float **last, float **d,
                                                qn_error *err);
 
-/* Reads d, which holds the gradient in front of the first block afterwards. */
+/* Reads d, which holds the gradient in front of the first block afterwards, if that was wanted. */
 QN_NODISCARD qn_status qni_gradient_walk_back(qni_gradient_walk *walk, float *d, qn_error *err);
 
 #endif

@@ -62,6 +62,7 @@ qn_status qn_window_gradient(const qn_model *model, const qn_sequences *sequence
                                                     .n_layers = options->n_layers,
                                                     .compute = options->compute,
                                                     .with_gradient = gradients != NULL,
+                                                    .without_input_gradient = true,
                                                     .keep_bytes = options->keep_bytes};
     qni_gradient_walk walk = {0};
     if (options->first_layer < 0 || options->n_layers < 1 ||

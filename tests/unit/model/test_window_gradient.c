@@ -20,6 +20,9 @@ enum { N_SEQUENCES = 5, T = 30, VOCAB = 61, H = 24, N_LAYERS = 3 };
 #define SLOPE_TOLERANCE 5e-4
 #define LOSS_MOVES      0.004
 
+/* Two orders of some 2000 products in f32. */
+#define GAIN_TOLERANCE 1e-5
+
 typedef struct fixture {
     char *folder;
     float_model m;
@@ -273,6 +276,38 @@ static void test_gradients_add_up_and_scale(void **state) {
     close_fixture(f);
 }
 
+/* The gradients without that of the window's first k_proj: its input norm's gain then needs the gradient in front of the projections. */
+static qn_gradients gradients_the_plain_way(const fixture *f) {
+    qn_gradients gradients = {0};
+    bool *wanted = calloc((size_t)f->m.layout->n, sizeof *wanted);
+    assert_non_null(wanted);
+    for (int64_t e = 0; e < f->m.layout->n; e++) wanted[e] = true;
+    wanted[qn_layout_find(f->m.layout, QN_TENSOR_K, f->options.first_layer)] = false;
+    assert_ok(qn_gradients_alloc_some(f->m.layout, wanted, &gradients, err));
+    free(wanted);
+    (void)loss_of(f, 1, &gradients);
+    return gradients;
+}
+
+/* Both ways to the gain's gradient lead there; where a gain is 0 there is only the plain one. */
+static void test_the_gain_of_the_first_norm(void **state) {
+    (void)state;
+    fixture *f = open_fixture(1, 1);
+    const int64_t norm = qn_layout_find(f->m.layout, QN_TENSOR_INPUT_NORM, 1);
+    for (int zeros = 0; zeros < 2; zeros++) {
+        if (zeros) f->m.values[norm][5] = 0.0f;
+        qn_gradients gradients = zero_gradients(f), plain = gradients_the_plain_way(f);
+        (void)loss_of(f, 1, &gradients);
+        assert_true(relative_distance(gradients.per_entry[norm], plain.per_entry[norm], H) <= GAIN_TOLERANCE);
+        const bool are_equal =
+            memcmp(gradients.per_entry[norm], plain.per_entry[norm], H * sizeof(float)) == 0;
+        assert_true(are_equal == (zeros == 1));
+        qn_gradients_release(&gradients);
+        qn_gradients_release(&plain);
+    }
+    close_fixture(f);
+}
+
 static void expect_same_gradients(const fixture *f, const qn_gradients *a, const qn_gradients *b) {
     for (int64_t e = 0; e < f->m.layout->n; e++)
         assert_memory_equal(a->per_entry[e], b->per_entry[e],
@@ -341,6 +376,7 @@ int main(void) {
         cmocka_unit_test(test_gradients_are_the_slopes_of_the_loss),
         cmocka_unit_test(test_entries_outside_of_the_window_are_not_touched),
         cmocka_unit_test(test_gradients_add_up_and_scale),
+        cmocka_unit_test(test_the_gain_of_the_first_norm),
         cmocka_unit_test(test_threads_and_memory_change_no_byte),
         cmocka_unit_test(test_windows_outside_of_the_model),
         cmocka_unit_test(test_targets_that_are_not_finite),
