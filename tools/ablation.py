@@ -1,12 +1,19 @@
 #!/usr/bin/env python3
-"""What each part of the quantiser is worth: a table for each track, a recipe a row.
+"""What each part of the quantiser, or of the training behind it, is worth: a table for each track, a recipe a row.
 
     tools/ablation.py models/demo --text models/demo/calibration.txt --docs models/demo/dev.txt --resume ablation.jsonl
+    tools/ablation.py ... --suite training --seeds 0,1,2
 
 Each row compresses the model by one recipe (`quern compress`), with the budget of the track, and sets the artifact
-against the model (`quern compare`). The first rows add one thing each to the row before, up to the track's own
-recipe without its training (in ternary not by way of the plan of measured errors); the others change one setting of that. Nothing is left out silently: a row that fails stands in the table with
-its reason, and makes the exit status 1.
+against the model (`quern compare`). Nothing is left out silently: a row that fails stands in the table with its reason,
+and makes the exit status 1.
+
+Suite `fits`: the first rows add one thing each to the row before, up to the track's own recipe without its training (in
+ternary not by way of the plan of measured errors); the others change one setting of that.
+
+Suite `training`: the track's own recipe with so many steps of blocks (--block-steps), and of the whole model behind them
+(--model-steps) where a row has these; and the control, the model itself tuned alike. With several --seeds a row is their
+mean, and says how far single runs lie from it.
 
 With --resume FILE every finished row is added to FILE, one JSON object a line, and a row that stands there already is
 not computed again, if it is of the same program, model, texts, recipe and options. Failed rows are tried again.
@@ -22,6 +29,7 @@ import hashlib
 import json
 import os
 import pathlib
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -51,12 +59,22 @@ def own(**settings):
     return calibrated(**{"shrinkage": 1, **settings})
 
 
+def blocks(**settings):
+    """The track's own recipe with its blocks trained, with some settings of that changed."""
+    return {"calibrate": {}, "distill": {"steps": "blocks", **settings}, "finetune": {"steps": 0}}
+
+
+def whole(**settings):
+    """The track's own recipe with both stages of training, with some settings of the second changed."""
+    return {"calibrate": {}, "distill": {"steps": "blocks"}, "finetune": {"steps": "model", **settings}}
+
+
 NORMAL = {"errors": "normal"}
 MEASURED = {"errors": "measured"}
 PLAIN = {"plan": NORMAL, "lines": "rows", "planes": 1, "scales": "f16", "target_blend": 0}
 
 # Key, step, recipe; group_size and overbook are multiples of the track's.
-ROWS = (
+FIT_ROWS = (
     ("published", "published rule, a scale a row, no rescue",
      data_free({"rule": "published", "group_size": 0}, **NO_RESCUE)),
     ("optimal", "optimal closed form in groups, no rescue", data_free({}, **NO_RESCUE)),
@@ -88,7 +106,26 @@ ROWS = (
     ("damping", "own, damping 0.1", own(damping=0.1)),
     ("inputs", "own, inputs of the teacher", own(inputs="teacher")),
 )
-KEYS = tuple(key for key, _, _ in ROWS)
+CONTROL = "control"
+TRAINING_ROWS = (
+    ("fits", "fits alone", blocks(steps=0)),
+    ("blocks", "blocks trained", blocks()),
+    ("teacher-stream", "blocks, the teacher's stream in front of each", blocks(inputs="teacher")),
+    ("smooth", "blocks, a smooth start (temperature 0.5)", blocks(temperature=0.5)),
+    ("window-2", "blocks, window of 2", blocks(window=2)),
+    ("window-4", "blocks, window of 4", blocks(window=4)),
+    ("no-norms", "blocks, norms left alone", blocks(vector_rate=0)),
+    ("no-scales", "blocks, scales left alone", blocks(scale_rate=0)),
+    ("huber", "blocks, Huber loss", blocks(loss="huber")),
+    ("fisher", "blocks, loss weighed by the Fisher diagonal", blocks(loss="fisher")),
+    ("whole", "blocks, then the whole model", whole()),
+    ("whole-kl", "blocks, then the whole model, KL alone", whole(kl_weight=1, ce_weight=0)),
+    ("whole-ce", "blocks, then the whole model, cross entropy alone", whole(kl_weight=0, ce_weight=1)),
+    ("whole-frozen", "blocks, then scales and norms, codes frozen", whole(codes="frozen")),
+    ("whole-alone", "the whole model without blocks before", {**whole(), "distill": {"steps": 0}}),
+    (CONTROL, "control: the model itself, tuned as the whole model is", whole()),
+)
+SUITES = {"fits": FIT_ROWS, "training": TRAINING_ROWS}
 
 
 class Failed(Exception):
@@ -115,12 +152,19 @@ def recipe_text(key, recipe, track, args):
     recipe = copy.deepcopy(recipe)
     if "calibrate" in recipe:
         recipe["calibrate"] = {"tokens": args.tokens, "fisher_tokens": args.fisher_tokens}
+    if "plan" in recipe:
         factor = recipe["quantize"].get("group_size", 1)
         recipe["quantize"]["group_size"] = int(GROUP_SIZE[track] * factor)
         if recipe["plan"]["errors"] == "own":
             recipe["plan"]["errors"] = ERRORS[track]
         if "overbook" in recipe["plan"]:
             recipe["plan"]["overbook"] *= OVERBOOK[track]
+    steps = {"blocks": args.block_steps, "model": args.model_steps}
+    for stage in ("distill", "finetune"):
+        if stage in recipe:
+            recipe[stage]["steps"] = steps.get(recipe[stage]["steps"], recipe[stage]["steps"])
+    if args.model_tokens and "finetune" in recipe:
+        recipe["finetune"]["tokens"] = args.model_tokens
     lines = [f"name: {key}"]
     for stage, settings in recipe.items():
         lines += [f"{stage}:"] + [f"  {name}: {value}" for name, value in settings.items()]
@@ -193,39 +237,46 @@ class Ablation:
         except ValueError:
             raise Failed(f"{arguments[0]}: printed no JSON") from None
 
-    def measure(self, track, recipe):
-        """The numbers of one row."""
+    def make(self, key, track, recipe, seed, artifact):
+        """What `quern compress` says of the artifact it made, or of the control `quern distill`."""
+        args = self.args
+        recipe_file = artifact.with_name("recipe.yaml")
+        recipe_file.write_text(recipe)
+        options = ["--track", track, "--recipe", recipe_file, "-o", artifact, "--seed", seed]
+        if "\ncalibrate:" in recipe:
+            if not args.text:
+                raise Failed("needs --text")
+            options += ["--text", args.text]
+        if key == CONTROL:
+            return self.run_quern("distill", args.model, "--teacher", args.model, "--control", *options)
+        return self.run_quern("compress", args.model, *options, *self.budget_options(), *self.packing_options())
+
+    def measure(self, key, track, recipe, seed):
+        """The numbers of one run."""
         args = self.args
         with tempfile.TemporaryDirectory(prefix="quern-ablation-") as folder:
-            recipe_file, artifact = pathlib.Path(folder) / "recipe.yaml", pathlib.Path(folder) / "artifact.zip"
-            recipe_file.write_text(recipe)
-            text = ()
-            if "\ncalibrate:" in recipe:
-                if not args.text:
-                    raise Failed("needs --text")
-                text = ("--text", args.text)
-            made = self.run_quern("compress", args.model, "--track", track, "--recipe", recipe_file, "-o", artifact,
-                                  *text, *self.budget_options(), *self.packing_options())
+            artifact = pathlib.Path(folder) / ("control" if key == CONTROL else "artifact.zip")
+            made = self.make(key, track, recipe, seed, artifact)
             compared = self.run_quern("compare", args.model, artifact, "--docs", args.docs, *self.compare_options())
         return {"compress": made, "compare": compared}
 
-    def identity(self, track, recipe):
+    def identity(self, key, track, recipe, seed):
         """What a stored result must share to stand for this run."""
-        parts = (self.digests, track, recipe, self.budget_options(), self.packing_options(), self.compare_options(),
+        parts = (self.digests, key == CONTROL, track, recipe, seed, self.budget_options(), self.packing_options(), self.compare_options(),
                  self.args.tokenizer)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
-    def row(self, track, key, step, settings, compute):
-        """The result of one row: stored, computed if COMPUTE, or None."""
+    def run(self, track, key, step, settings, seed, compute):
+        """The result of one row with one seed: stored, computed if COMPUTE, or None."""
         recipe = recipe_text(key, settings, track, self.args)
-        identity = self.identity(track, recipe)
+        identity = self.identity(key, track, recipe, seed)
         known = self.results.get(identity)
         if not compute or (known and "failed" not in known):
             return known
-        print(f"{track}: {step}", file=sys.stderr, flush=True)
-        result = {"identity": identity, "track": track, "row": key, "step": step, "recipe": recipe}
+        print(f"{track}: {step}, seed {seed}", file=sys.stderr, flush=True)
+        result = {"identity": identity, "track": track, "row": key, "step": step, "seed": seed, "recipe": recipe}
         try:
-            result.update(self.measure(track, recipe))
+            result.update(self.measure(key, track, recipe, seed))
         except Failed as failure:
             result["failed"] = str(failure)
             print(f"  failed: {failure}", file=sys.stderr, flush=True)
@@ -236,23 +287,42 @@ class Ablation:
 # ---- the table
 
 
-def cells(step, result):
-    """The columns of a row."""
-    if result is None:
+def mean(values):
+    return sum(values) / len(values)
+
+
+def lost_cell(compared):
+    """Nats lost: of one run with the interval of its windows, of several with the deviation of a run from their mean."""
+    lost = [c["difference"] for c in compared]
+    if len(lost) > 1:
+        return f"{mean(lost):.4f} (s {statistics.stdev(lost):.4f})"
+    if compared[0]["high"] is None:
+        return f"{lost[0]:.4f}"
+    return f"{lost[0]:.4f} ± {compared[0]['high'] - lost[0]:.4f}"
+
+
+def cells(step, results):
+    """The columns of a row, of the runs of all its seeds."""
+    if None in results:
         return (step, "not run", "-", "-", "-", "-", "-")
-    if "failed" in result:
-        return (step, "failed: " + result["failed"].replace("|", "\\|"), "-", "-", "-", "-", "-")
-    made, compared = result["compress"], result["compare"]
-    lost = f"{compared['difference']:.4f}"
-    if compared["high"] is not None:
-        lost += f" ± {compared['high'] - compared['difference']:.4f}"
-    return (step, lost, f"{compared['kl']:.4f}", f"{100 * compared['agreement']:.1f} %",
-            f"{made['bytes']:,}".replace(",", " "), f"{made['bits_per_parameter']:.4f}", f"{made['seconds']:.1f}")
+    for result in results:
+        if "failed" in result:
+            return (step, "failed: " + result["failed"].replace("|", "\\|"), "-", "-", "-", "-", "-")
+    made, compared = [r["compress"] for r in results], [r["compare"] for r in results]
+    kl = [c["kl"] for c in compared]
+    spread = f" (s {statistics.stdev(kl):.4f})" if len(kl) > 1 else ""
+    if "bits_per_parameter" in made[0]:
+        size = (f"{made[0]['bytes']:,}".replace(",", " "), f"{made[0]['bits_per_parameter']:.4f}")
+    else:
+        size = ("-", "-")
+    return (step, lost_cell(compared), f"{mean(kl):.4f}{spread}",
+            f"{100 * mean([c['agreement'] for c in compared]):.1f} %", *size,
+            f"{mean([m['seconds'] for m in made]):.1f}")
 
 
 def print_table(track, rows):
     print(f"\n### {track}\n")
-    print("| step | nats lost (95 %) | KL | agreement | bytes | bits/parameter | seconds |")
+    print("| step | nats lost (95 %, or s of seeds) | KL | agreement | bytes | bits/parameter | seconds |")
     print("|---|---:|---:|---:|---:|---:|---:|")
     for row in rows:
         print("| " + " | ".join(row) + " |")
@@ -272,7 +342,14 @@ def parse():
     parser.add_argument("model", help="the teacher")
     parser.add_argument("--docs", required=True, help="documents to compare on")
     parser.add_argument("--text", help="calibration text, for the rows that calibrate")
-    parser.add_argument("--rows", default=",".join(KEYS), help="which, by key, with commas (default: all): %(default)s")
+    parser.add_argument("--suite", choices=SUITES, default="fits", help="of rows (default %(default)s)")
+    parser.add_argument("--rows", help="which, by key, with commas (default: all of the suite)")
+    parser.add_argument("--seeds", default="0", metavar="N,N,...", help="of the runs of a row (default %(default)s)")
+    parser.add_argument("--block-steps", type=int, default=56, metavar="N", help="of each block (default %(default)s)")
+    parser.add_argument("--model-steps", type=int, default=40, metavar="N",
+                        help="of the whole model (default %(default)s)")
+    parser.add_argument("--model-tokens", type=int, metavar="N",
+                        help="of text, for the whole model (default: as the recipe says)")
     parser.add_argument("--only-track", choices=TRACKS, help="one track instead of both")
     parser.add_argument("--resume", type=pathlib.Path, metavar="FILE", help="results, read and added to")
     parser.add_argument("--bits-per-parameter", type=float, metavar="X", help="budget instead of the track's")
@@ -288,10 +365,15 @@ def parse():
     parser.add_argument("--threads", type=int, metavar="N")
     parser.add_argument("--timeout", type=float, metavar="SECONDS", help="of one command (default: none)")
     args = parser.parse_args()
-    args.rows = args.rows.split(",")
-    unknown = [key for key in args.rows if key not in KEYS]
+    keys = [key for key, _, _ in SUITES[args.suite]]
+    args.rows = args.rows.split(",") if args.rows else keys
+    unknown = [key for key in args.rows if key not in keys]
     if unknown:
-        parser.error(f"no row {', '.join(unknown)}; there are: {', '.join(KEYS)}")
+        parser.error(f"no row {', '.join(unknown)}; there are: {', '.join(keys)}")
+    try:
+        args.seeds = [int(seed) for seed in args.seeds.split(",")]
+    except ValueError:
+        parser.error(f"seeds '{args.seeds}': expected whole numbers with commas")
     return args
 
 
@@ -305,15 +387,18 @@ def main():
     tables, interrupted = {}, False
     for track in [args.only_track] if args.only_track else TRACKS:
         tables[track] = []
-        for key, step, settings in (row for row in ROWS if row[0] in args.rows):
-            try:
-                result = ablation.row(track, key, step, settings, compute=not interrupted)
-            except KeyboardInterrupt:
-                interrupted, result = True, None
-            tables[track].append((step, result))
+        for key, step, settings in (row for row in SUITES[args.suite] if row[0] in args.rows):
+            results = []
+            for seed in args.seeds:
+                try:
+                    results.append(ablation.run(track, key, step, settings, seed, compute=not interrupted))
+                except KeyboardInterrupt:
+                    interrupted = True
+                    results.append(None)
+            tables[track].append((step, results))
     for track, rows in tables.items():
-        print_table(track, [cells(step, result) for step, result in rows])
-    results = [result for rows in tables.values() for _, result in rows]
+        print_table(track, [cells(step, results) for step, results in rows])
+    results = [result for rows in tables.values() for _, of_row in rows for result in of_row]
     print_source(results)
     return 130 if interrupted else int(any("failed" in result for result in results))
 

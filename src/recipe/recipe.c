@@ -123,7 +123,7 @@ qn_status qni_recipe_seal(qn_recipe *recipe, qn_error *err) {
 static const qn_recipe_distill k_distill = {.steps = 168,
                                             .batch = 6,
                                             .window = 1,
-                                            .lr = 0.01,
+                                            .lr = 0.003,
                                             .scale_rate = 0.5,
                                             .vector_rate = 0.25,
                                             .student_inputs = true};
@@ -164,7 +164,10 @@ qn_recipe qni_recipe_base(qn_track track, bool calibrated) {
     recipe.probe_tokens = 2048;
     recipe.distill = k_distill;
     recipe.finetune = k_finetune;
-    if (track == QN_TRACK_BINARY) recipe.finetune.lr *= 2; /* signs turn at zero alone: farther to go */
+    if (track == QN_TRACK_BINARY) { /* signs turn at zero alone: farther to go (docs/quality.md) */
+        recipe.distill.lr = 0.01;
+        recipe.finetune.lr *= 2;
+    }
     return recipe;
 }
 

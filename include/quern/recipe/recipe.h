@@ -33,7 +33,7 @@
  *     distill:                # each block towards the teacher's, after its matrices are fitted (quern/fit/distill.h)
  *       steps: 168            # of each block; 0: none
  *       batch: 6              # sequences a step
- *       lr: 0.01              # of latents, in mean scales of their matrix
+ *       lr: 0.003             # of latents, in mean scales of their matrix; binary: 0.01
  *       scale_rate: 0.5       # of scales, thresholds and norms, in rates of latents (quern/fit/trainable.h)
  *       threshold_rate: 0
  *       vector_rate: 0.25
