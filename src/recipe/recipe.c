@@ -165,8 +165,8 @@ qn_recipe qni_recipe_base(qn_track track, bool calibrated) {
     recipe.distill = k_distill;
     recipe.finetune = k_finetune;
     if (track == QN_TRACK_BINARY) { /* signs turn at zero alone: farther to go (docs/quality.md) */
-        recipe.distill.lr = 0.01;
-        recipe.finetune.lr *= 2;
+        recipe.distill.lr = 0.02;
+        recipe.finetune.lr = 0.008;
     }
     return recipe;
 }

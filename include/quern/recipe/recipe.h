@@ -33,7 +33,7 @@
  *     distill:                # each block towards the teacher's, after its matrices are fitted (quern/fit/distill.h)
  *       steps: 168            # of each block; 0: none
  *       batch: 6              # sequences a step
- *       lr: 0.003             # of latents, in mean scales of their matrix; binary: 0.01
+ *       lr: 0.003             # of latents, in mean scales of their matrix; binary: 0.02
  *       scale_rate: 0.5       # of scales, thresholds and norms, in rates of latents (quern/fit/trainable.h)
  *       threshold_rate: 0
  *       vector_rate: 0.25
@@ -45,7 +45,7 @@
  *       tokens: 1048576       # of the calibration text
  *       steps: 270            # 0: none
  *       batch: 6
- *       lr: 0.006             # binary: 0.012
+ *       lr: 0.006             # binary: 0.008
  *       scale_rate: 0.5
  *       vector_rate: 0.15
  *       codes: trained        # or `frozen`: scales and norms only
