@@ -11,9 +11,9 @@ and makes the exit status 1.
 Suite `fits`: the first rows add one thing each to the row before, up to the track's own recipe without its training (in
 ternary not by way of the plan of measured errors); the others change one setting of that.
 
-Suite `training`: the track's own recipe with so many steps of blocks (--block-steps), and of the whole model behind them
-(--model-steps) where a row has these; and the control, the model itself tuned alike. With several --seeds a row is their
-mean, and says how far single runs lie from it.
+Suite `training`: the track's own recipe with so many steps of blocks (--block-steps), and of the whole model behind
+them (--model-steps) where a row has these; and the control, the model itself tuned alike. With several --seeds a row is
+their mean, and says how far single runs lie from it.
 
 With --resume FILE every finished row is added to FILE, one JSON object a line, and a row that stands there already is
 not computed again, if it is of the same program, model, texts, recipe and options. Failed rows are tried again.
@@ -262,8 +262,8 @@ class Ablation:
 
     def identity(self, key, track, recipe, seed):
         """What a stored result must share to stand for this run."""
-        parts = (self.digests, key == CONTROL, track, recipe, seed, self.budget_options(), self.packing_options(), self.compare_options(),
-                 self.args.tokenizer)
+        parts = (self.digests, key == CONTROL, track, recipe, seed, self.budget_options(), self.packing_options(),
+                 self.compare_options(), self.args.tokenizer)
         return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
     def run(self, track, key, step, settings, seed, compute):
@@ -287,15 +287,11 @@ class Ablation:
 # ---- the table
 
 
-def mean(values):
-    return sum(values) / len(values)
-
-
 def lost_cell(compared):
-    """Nats lost: of one run with the interval of its windows, of several with the deviation of a run from their mean."""
+    """Nats lost: of one run with the interval of its windows, of several with the deviation of runs from their mean."""
     lost = [c["difference"] for c in compared]
     if len(lost) > 1:
-        return f"{mean(lost):.4f} (s {statistics.stdev(lost):.4f})"
+        return f"{statistics.fmean(lost):.4f} (s {statistics.stdev(lost):.4f})"
     if compared[0]["high"] is None:
         return f"{lost[0]:.4f}"
     return f"{lost[0]:.4f} ± {compared[0]['high'] - lost[0]:.4f}"
@@ -315,9 +311,9 @@ def cells(step, results):
         size = (f"{made[0]['bytes']:,}".replace(",", " "), f"{made[0]['bits_per_parameter']:.4f}")
     else:
         size = ("-", "-")
-    return (step, lost_cell(compared), f"{mean(kl):.4f}{spread}",
-            f"{100 * mean([c['agreement'] for c in compared]):.1f} %", *size,
-            f"{mean([m['seconds'] for m in made]):.1f}")
+    return (step, lost_cell(compared), f"{statistics.fmean(kl):.4f}{spread}",
+            f"{100 * statistics.fmean([c['agreement'] for c in compared]):.1f} %", *size,
+            f"{statistics.fmean([m['seconds'] for m in made]):.1f}")
 
 
 def print_table(track, rows):
