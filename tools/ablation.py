@@ -19,6 +19,10 @@ With --resume FILE every finished row is added to FILE, one JSON object a line, 
 not computed again, if it is of the same program, model, texts, recipe and options. Failed rows are tried again.
 Ctrl-C prints what there is.
 
+With --work DIR runs keep their folders there: rows that differ in the training of the whole model alone share fits,
+blocks and the teacher's cache (the seconds of all but the first are then those of their own part), and a row that was
+stopped goes on.
+
 The text must not hold the documents. The program is $QUERN_BIN, else build/release/src/cli/quern. Standard library
 only.
 """
@@ -237,6 +241,17 @@ class Ablation:
         except ValueError:
             raise Failed(f"{arguments[0]}: printed no JSON") from None
 
+    def work_options(self, track, recipe, seed):
+        """The folder of all runs that share what comes before the training of the whole model."""
+        if not self.args.work:
+            return []
+        before = recipe.partition("\n")[2].partition("\nfinetune:")[0]
+        shared = {name: digest for name, digest in self.digests.items() if name != "docs"}
+        parts = (shared, track, before, seed, self.budget_options(), self.packing_options(), self.args.tokenizer)
+        folder = self.args.work / hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()[:16]
+        folder.mkdir(parents=True, exist_ok=True)
+        return ["--work", folder, "--resume"]
+
     def make(self, key, track, recipe, seed, artifact):
         """What `quern compress` says of the artifact it made, or of the control `quern distill`."""
         args = self.args
@@ -246,7 +261,7 @@ class Ablation:
         if "\ncalibrate:" in recipe:
             if not args.text:
                 raise Failed("needs --text")
-            options += ["--text", args.text]
+            options += ["--text", args.text, *self.work_options(track, recipe, seed)]
         if key == CONTROL:
             return self.run_quern("distill", args.model, "--teacher", args.model, "--control", *options)
         return self.run_quern("compress", args.model, *options, *self.budget_options(), *self.packing_options())
@@ -348,6 +363,7 @@ def parse():
                         help="of text, for the whole model (default: as the recipe says)")
     parser.add_argument("--only-track", choices=TRACKS, help="one track instead of both")
     parser.add_argument("--resume", type=pathlib.Path, metavar="FILE", help="results, read and added to")
+    parser.add_argument("--work", type=pathlib.Path, metavar="DIR", help="folders of the runs, kept")
     parser.add_argument("--bits-per-parameter", type=float, metavar="X", help="budget instead of the track's")
     parser.add_argument("--tokens", type=int, default=65536, metavar="N", help="of calibration (default %(default)s)")
     parser.add_argument("--fisher-tokens", type=int, default=16384, metavar="N",

@@ -31,6 +31,7 @@ static qni_block_tuning block_tuning(const qn_recipe *recipe, uint64_t seed) {
                                        .soft_part = k_soft_part,
                                        .validation_part = k_held_back,
                                        .validations = BLOCK_VALIDATIONS,
+                                       .patience = d->patience,
                                        .seed = seed,
                                        .save_every = SAVE_EVERY,
                                        .label = "train a block"},

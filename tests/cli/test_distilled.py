@@ -15,7 +15,7 @@ from test_calibrated import text
 RECIPE = """name: small
 calibrate: {tokens: 1024, context: 64, fisher_tokens: 256}
 quantize: {sweeps: 2, group_size: 16}
-distill: {steps: 12, batch: 2, lr: 0.02}
+distill: {steps: 12, batch: 2, lr: 0.02, patience: 0}
 finetune: {tokens: 1024, steps: 10, batch: 2, lr: 0.03}
 """
 BUDGET = 24600  # of the model below: as in test_calibrated
@@ -95,6 +95,11 @@ class Reports(DistilledTest):
         self.assertEqual([block["steps"] for block in report["distilled_blocks"]], [24] * N_LAYERS)
         self.assertEqual(report["finetuned"]["steps"], 40)
 
+    def test_blocks_that_get_no_better_are_given_up(self):
+        wild = self.other_recipe("lr: 0.02, patience: 0", "lr: 1")
+        blocks = self.run_small("wild.zip", recipe=wild)["distilled_blocks"]
+        self.assertEqual([(block["steps"], block["best_step"]) for block in blocks], [(6, 0)] * N_LAYERS)
+
     def test_each_stage_by_itself(self):
         for stage, steps, n_blocks, n_steps in (("distill", "steps: 12", 0, 10), ("finetune", "steps: 10", N_LAYERS, 0)):
             with self.subTest(without=stage):
@@ -112,7 +117,7 @@ class Reports(DistilledTest):
         self.assertLessEqual(abs(packed / dense - 1), 1e-6)  # the same values, other kernels
 
     def test_too_little_text(self):
-        few = self.write("few.yaml", RECIPE.replace("batch: 2, lr: 0.02}\nfinetune", "batch: 16, lr: 0.02}\nfinetune"))
+        few = self.other_recipe("batch: 2, lr: 0.02, patience: 0", "batch: 16, lr: 0.02")
         error = self.assert_refused(*self.arguments("a.zip", recipe=few), words="too little calibration text").err
         self.assertIn("at least 1088 tokens", error)  # 17 sequences: 16 a step and one held back
 

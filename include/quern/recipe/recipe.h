@@ -41,6 +41,7 @@
  *       window: 1             # blocks through which the error is followed
  *       temperature: 0        # of the smooth start, in mean scales; 0: codes are rounded throughout
  *       inputs: student       # in front of the block, or `teacher`
+ *       patience: 4           # of the 8 looks at held-back text; so many without a better state end a block's training; 0: none do
  *     finetune:               # then the whole model
  *       tokens: 1048576       # of the calibration text
  *       steps: 270            # 0: none
@@ -99,7 +100,7 @@ typedef enum qn_recipe_loss {
 } qn_recipe_loss;
 
 typedef struct qn_recipe_distill {
-    int64_t steps, batch, window;
+    int64_t steps, batch, window, patience;
     double lr, scale_rate, threshold_rate, vector_rate, temperature;
     qn_recipe_loss loss;
     bool student_inputs;

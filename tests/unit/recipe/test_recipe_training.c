@@ -27,7 +27,7 @@ static qn_recipe loaded(const char *text) {
 static const char k_all[] =
     "name: all\ncalibrate:\n  fisher_tokens: 256\n  tokens: 2048\n"
     "distill:\n  steps: 11\n  batch: 2\n  lr: 0.125\n  scale_rate: 0.25\n  threshold_rate: 0.0625\n  "
-    "vector_rate: 2\n"
+    "vector_rate: 2\n  patience: 3\n"
     "  loss: huber\n  window: 3\n  temperature: 0.5\n  inputs: teacher\n"
     "finetune:\n  tokens: 4096\n  steps: 13\n  batch: 4\n  lr: 0.03125\n  scale_rate: 4\n  vector_rate: 8\n"
     "  codes: frozen\n  kl_weight: 0.75\n  ce_weight: 0.5\n  top_k: 32\n  samples: 5\n";
@@ -39,7 +39,7 @@ static void test_every_setting(void **state) {
     const qn_recipe_finetune *f = &r.finetune;
     assert_true(d->steps == 11 && d->batch == 2 && d->window == 3);
     assert_true(d->lr == 0.125 && d->scale_rate == 0.25 && d->threshold_rate == 0.0625 &&
-                d->vector_rate == 2);
+                d->vector_rate == 2 && d->patience == 3);
     assert_true(d->temperature == 0.5 && d->loss == QN_RECIPE_LOSS_HUBER && !d->student_inputs);
     assert_true(r.student_inputs); /* of the fits: another setting of that name */
     assert_true(f->tokens == 4096 && f->steps == 13 && f->batch == 4 && f->top_k == 32 && f->samples == 5);
@@ -57,6 +57,7 @@ static void test_the_digest_knows_every_setting(void **state) {
                                              {"batch: 2", "batch: 3"},
                                              {"lr: 0.125", "lr: 0.126"},
                                              {"rate: 0.25", "rate: 0.26"},
+                                             {"patience: 3", "patience: 2"},
                                              {"rate: 0.0625", "rate: 0.063"},
                                              {"rate: 2", "rate: 3"},
                                              {"loss: huber", "loss: fisher"},
