@@ -136,8 +136,8 @@ static const qn_recipe_finetune k_finetune = {.tokens = 1 << 20,
                                               .lr = 0.006,
                                               .scale_rate = 0.5,
                                               .vector_rate = 0.15,
-                                              .kl_weight = 0.7,
-                                              .ce_weight = 0.3,
+                                              .kl_weight = 0.8,
+                                              .ce_weight = 0.2,
                                               .trained_codes = true};
 
 qn_recipe qni_recipe_base(qn_track track, bool calibrated) {

@@ -50,8 +50,8 @@
  *       scale_rate: 0.5
  *       vector_rate: 0.15
  *       codes: trained        # or `frozen`: scales and norms only
- *       kl_weight: 0.7        # of the divergence from the teacher
- *       ce_weight: 0.3        # of the cross entropy with the text
+ *       kl_weight: 0.8        # of the divergence from the teacher
+ *       ce_weight: 0.2        # of the cross entropy with the text
  *       top_k: 0              # probabilities of the teacher that are kept at each position; 0: 64 to 128, by the vocabulary
  *       samples: 32           # of the other ids, drawn at each position to stand for them; 0: they are one outcome
  *     overrides:              # calibrated recipes: whole matrices whose code is not left to the planner; the first match counts
