@@ -4,7 +4,7 @@
 
 #include "base/banned.h"
 
-enum { TILE_M = 256, TILE_N = 256 };
+enum { TILES_WANTED = 8 };
 
 /* An operand as stored: rows of ld values. Where rounding makes a copy, the copy keeps that layout. */
 typedef struct stored {
@@ -35,18 +35,17 @@ static stored store(gemm_job *job, const float *values, int64_t rows, int64_t co
 static qn_status prepare(gemm_job *job, qn_ops *ops, int n_threads, qn_error *err) {
     const qni_gemm_args *args = job->args;
     const int64_t m = args->m, n = args->n, k = args->k;
-    const qni_tile_shape shape = {.bf16 = job->precision == QNI_BF16,
-                                  .trans_a = args->trans_a,
-                                  .trans_b = args->trans_b,
-                                  .accumulate = args->accumulate,
-                                  .m = m,
-                                  .n = n,
-                                  .k = k,
-                                  .tile_m = TILE_M,
-                                  .tile_n = TILE_N,
-                                  .lda = args->lda,
-                                  .ldb = args->ldb,
-                                  .ldc = args->ldc};
+    qni_tile_shape shape = {.bf16 = job->precision == QNI_BF16,
+                            .trans_a = args->trans_a,
+                            .trans_b = args->trans_b,
+                            .accumulate = args->accumulate,
+                            .m = m,
+                            .n = n,
+                            .k = k,
+                            .lda = args->lda,
+                            .ldb = args->ldb,
+                            .ldc = args->ldc};
+    qni_tile_sides(m, n, TILES_WANTED, &shape.tile_m, &shape.tile_n);
     job->a = store(job, args->a, args->trans_a ? k : m, args->trans_a ? m : k, args->lda, !args->trans_a);
     job->b = store(job, args->b, args->trans_b ? n : k, args->trans_b ? k : n, args->ldb, args->trans_b);
     QN_TRY(qni_tile_gemm_init(&job->gemm, job->kernels, &shape, err));
@@ -61,7 +60,8 @@ static qn_status prepare(gemm_job *job, qn_ops *ops, int n_threads, qn_error *er
 /* All of it by one thread of a parallel region. */
 static int run_thread(const gemm_job *job) {
     const qni_gemm_args *args = job->args;
-    const int64_t n_rows = qni_ceil_div(args->m, TILE_M), n_cols = qni_ceil_div(args->n, TILE_N);
+    const int64_t tile_m = job->gemm.shape.tile_m, tile_n = job->gemm.shape.tile_n;
+    const int64_t n_rows = qni_ceil_div(args->m, tile_m), n_cols = qni_ceil_div(args->n, tile_n);
     int failed = 0;
     qni_one_thread_each();
     if (job->precision != QNI_F32) {
@@ -71,9 +71,9 @@ static int run_thread(const gemm_job *job) {
     }
 #pragma omp for schedule(dynamic)
     for (int64_t t = 0; t < n_rows * n_cols; t++) {
-        const int64_t i = t / n_cols * TILE_M, j = t % n_cols * TILE_N;
+        const int64_t i = t / n_cols * tile_m, j = t % n_cols * tile_n;
         const int error =
-            qni_tile_gemm_run(&job->gemm, qni_min(TILE_M, args->m - i), qni_min(TILE_N, args->n - j),
+            qni_tile_gemm_run(&job->gemm, qni_min(tile_m, args->m - i), qni_min(tile_n, args->n - j),
                               job->a.data + i * job->a.step, job->b.data + j * job->b.step,
                               args->c + i * args->ldc + j, qni_work_slice(&job->work));
         if (error > failed) failed = error;

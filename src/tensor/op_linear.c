@@ -5,12 +5,10 @@
 #include "base/banned.h"
 
 enum {
-    TILE_TOKENS = 512,
-    /* Each tile packs its operands again: of the two heights, the greater where it still makes tiles enough. A tile of y
-     * is 1 MiB at most: it is measured while it lies in the level-2 cache. */
-    LARGE_ROWS = 512,
-    SMALL_ROWS = 256,
     TILES_WANTED = 8,
+    /* Of the tiles where large ones would be fewer than that. */
+    SMALL_TOKENS = 512,
+    SMALL_ROWS = 256,
     FEW_TOKENS = 4 /* up to here reading the weights is the cost: dot products, no packing */
 };
 
@@ -21,7 +19,7 @@ typedef struct linear_job {
     bool few;
     const void *x; /* as the precision wants it */
     size_t x_copy; /* offset in the work space */
-    int64_t tile_rows;
+    int64_t tile_tokens, tile_rows;
     qni_panel panel;
     qni_tile_gemm gemm;
     qni_work work;
@@ -67,9 +65,10 @@ static void multiply_few(const linear_job *job, int64_t row0, int64_t n_rows) {
 /* Tile TASK of the panel that starts at row PANEL0. */
 static int run_tile(const linear_job *job, int64_t panel0, int64_t task, uint32_t *largest) {
     const qni_linear_args *args = job->args;
-    const int64_t n_chunks = qni_ceil_div(args->m, TILE_TOKENS);
-    const int64_t token0 = task % n_chunks * TILE_TOKENS, row0 = panel0 + task / n_chunks * job->tile_rows;
-    const int64_t n_tokens = qni_min(TILE_TOKENS, args->m - token0);
+    const int64_t n_chunks = qni_ceil_div(args->m, job->tile_tokens);
+    const int64_t token0 = task % n_chunks * job->tile_tokens,
+                  row0 = panel0 + task / n_chunks * job->tile_rows;
+    const int64_t n_tokens = qni_min(job->tile_tokens, args->m - token0);
     const int64_t n_rows =
         qni_min(job->tile_rows, qni_min(panel0 + job->panel.max_rows, args->w->rows) - row0);
     int error = 0;
@@ -88,7 +87,7 @@ static int run_thread(linear_job *job, uint32_t *largest) {
     const qni_linear_args *args = job->args;
     const qni_matrix *w = args->w;
     const bool direct = job->few && w->bf16; /* rows are read where they lie */
-    const int64_t n_chunks = qni_ceil_div(args->m, TILE_TOKENS);
+    const int64_t n_chunks = qni_ceil_div(args->m, job->tile_tokens);
     int failed = 0;
     qni_one_thread_each();
     if (job->precision != QNI_F32)
@@ -106,17 +105,27 @@ static int run_thread(linear_job *job, uint32_t *largest) {
     return failed;
 }
 
+static void choose_tiles(linear_job *job) {
+    const qni_linear_args *args = job->args;
+    const int64_t rows = args->w->rows;
+    qni_tile_sides(args->m, rows, TILES_WANTED, &job->tile_tokens, &job->tile_rows);
+    if (!job->few &&
+        qni_ceil_div(args->m, job->tile_tokens) * qni_ceil_div(rows, job->tile_rows) >= TILES_WANTED)
+        return;
+    job->tile_tokens = SMALL_TOKENS;
+    job->tile_rows = SMALL_ROWS;
+}
+
 static qn_status prepare(linear_job *job, qn_ops *ops, int n_threads, qn_error *err) {
     const qni_linear_args *args = job->args;
     const qni_matrix *w = args->w;
-    const int64_t n_large = qni_ceil_div(args->m, TILE_TOKENS) * qni_ceil_div(w->rows, LARGE_ROWS);
-    job->tile_rows = !job->few && n_large >= TILES_WANTED ? LARGE_ROWS : SMALL_ROWS;
+    choose_tiles(job);
     const qni_tile_shape shape = {.bf16 = job->precision == QNI_BF16,
                                   .trans_b = true,
                                   .m = args->m,
                                   .n = w->rows,
                                   .k = w->cols,
-                                  .tile_m = TILE_TOKENS,
+                                  .tile_m = job->tile_tokens,
                                   .tile_n = job->tile_rows,
                                   .lda = w->cols,
                                   .ldb = w->cols,

@@ -8,18 +8,12 @@
 #include "base/banned.h"
 
 enum {
-    LARGEST_TILE = 1024, /* packing operands costs a sixth of the rate at 128, a fiftieth at 1024 */
-    SMALLEST_TILE = 128,
     TILES_WANTED = 8, /* of each product */
     BIAS_COLUMNS = 64
 };
 
-/* The side of the square tiles of a [rows, cols] result. */
-static int64_t tile_side(int64_t rows, int64_t cols) {
-    int64_t side = LARGEST_TILE;
-    while (side > SMALLEST_TILE && qni_ceil_div(rows, side) * qni_ceil_div(cols, side) < TILES_WANTED)
-        side /= 2;
-    return side;
+static int64_t count_tiles(const qni_tile_shape *s) {
+    return qni_ceil_div(s->m, s->tile_m) * qni_ceil_div(s->n, s->tile_n);
 }
 
 /* A whole matrix as the products want it: in place, or rounded into the work space. */
@@ -37,7 +31,7 @@ typedef struct backward_job {
     int64_t value_bytes;
     operand dy, x, w;
     qni_tile_gemm dx_gemm, dw_gemm;
-    int64_t dx_side, dw_side, dx_tasks, dw_tasks, bias_tasks;
+    int64_t dx_tasks, dw_tasks, bias_tasks;
     qni_work work;
 } backward_job;
 
@@ -54,44 +48,47 @@ static void round_operand(const backward_job *job, operand *o) {
     o->data = job->work.base + o->copy;
 }
 
+static qn_status prepare_dx(backward_job *job, qn_error *err) {
+    const qni_linear_backward_args *a = job->args;
+    qni_tile_shape shape = {.bf16 = job->precision == QNI_BF16,
+                            .accumulate = a->add_dx,
+                            .m = a->m,
+                            .n = a->k,
+                            .k = a->n,
+                            .lda = a->n,
+                            .ldb = a->k,
+                            .ldc = a->k};
+    if (!a->dx) return QN_OK;
+    qni_tile_sides(shape.m, shape.n, TILES_WANTED, &shape.tile_m, &shape.tile_n);
+    plan_operand(job, &job->w, a->w, a->n * a->k);
+    job->dx_tasks = count_tiles(&shape);
+    return qni_tile_gemm_init(&job->dx_gemm, job->kernels, &shape, err);
+}
+
+static qn_status prepare_dw(backward_job *job, qn_error *err) {
+    const qni_linear_backward_args *a = job->args;
+    qni_tile_shape shape = {.bf16 = job->precision == QNI_BF16,
+                            .trans_a = true,
+                            .accumulate = true,
+                            .m = a->n,
+                            .n = a->k,
+                            .k = a->m,
+                            .lda = a->n,
+                            .ldb = a->k,
+                            .ldc = a->k};
+    if (!a->dw) return QN_OK;
+    qni_tile_sides(shape.m, shape.n, TILES_WANTED, &shape.tile_m, &shape.tile_n);
+    plan_operand(job, &job->x, a->x, a->m * a->k);
+    job->dw_tasks = count_tiles(&shape);
+    return qni_tile_gemm_init(&job->dw_gemm, job->kernels, &shape, err);
+}
+
 static qn_status prepare(backward_job *job, qn_ops *ops, int n_threads, qn_error *err) {
     const qni_linear_backward_args *a = job->args;
-    const bool bf16 = job->precision == QNI_BF16;
     job->value_bytes = (int64_t)qni_precision_bytes(job->precision);
-    job->dx_side = tile_side(a->m, a->k);
-    job->dw_side = tile_side(a->n, a->k);
     plan_operand(job, &job->dy, a->dy, a->m * a->n);
-    if (a->dx) {
-        const qni_tile_shape shape = {.bf16 = bf16,
-                                      .accumulate = a->add_dx,
-                                      .m = a->m,
-                                      .n = a->k,
-                                      .k = a->n,
-                                      .tile_m = job->dx_side,
-                                      .tile_n = job->dx_side,
-                                      .lda = a->n,
-                                      .ldb = a->k,
-                                      .ldc = a->k};
-        plan_operand(job, &job->w, a->w, a->n * a->k);
-        QN_TRY(qni_tile_gemm_init(&job->dx_gemm, job->kernels, &shape, err));
-        job->dx_tasks = qni_ceil_div(a->m, job->dx_side) * qni_ceil_div(a->k, job->dx_side);
-    }
-    if (a->dw) {
-        const qni_tile_shape shape = {.bf16 = bf16,
-                                      .trans_a = true,
-                                      .accumulate = true,
-                                      .m = a->n,
-                                      .n = a->k,
-                                      .k = a->m,
-                                      .tile_m = job->dw_side,
-                                      .tile_n = job->dw_side,
-                                      .lda = a->n,
-                                      .ldb = a->k,
-                                      .ldc = a->k};
-        plan_operand(job, &job->x, a->x, a->m * a->k);
-        QN_TRY(qni_tile_gemm_init(&job->dw_gemm, job->kernels, &shape, err));
-        job->dw_tasks = qni_ceil_div(a->n, job->dw_side) * qni_ceil_div(a->k, job->dw_side);
-    }
+    QN_TRY(prepare_dx(job, err));
+    QN_TRY(prepare_dw(job, err));
     if (a->dbias) job->bias_tasks = qni_ceil_div(a->n, BIAS_COLUMNS);
     const size_t scratch = job->dx_gemm.scratch_bytes > job->dw_gemm.scratch_bytes
                                ? job->dx_gemm.scratch_bytes
@@ -102,19 +99,21 @@ static qn_status prepare(backward_job *job, qn_ops *ops, int n_threads, qn_error
 
 static int run_dx(const backward_job *job, int64_t task) {
     const qni_linear_backward_args *a = job->args;
-    const int64_t side = job->dx_side, cols = qni_ceil_div(a->k, side);
-    const int64_t token0 = task / cols * side, col0 = task % cols * side;
-    return qni_tile_gemm_run(&job->dx_gemm, qni_min(side, a->m - token0), qni_min(side, a->k - col0),
-                             job->dy.data + token0 * a->n * job->value_bytes,
+    const qni_tile_shape *s = &job->dx_gemm.shape;
+    const int64_t cols = qni_ceil_div(s->n, s->tile_n);
+    const int64_t token0 = task / cols * s->tile_m, col0 = task % cols * s->tile_n;
+    return qni_tile_gemm_run(&job->dx_gemm, qni_min(s->tile_m, s->m - token0),
+                             qni_min(s->tile_n, s->n - col0), job->dy.data + token0 * a->n * job->value_bytes,
                              job->w.data + col0 * job->value_bytes, a->dx + token0 * a->k + col0,
                              qni_work_slice(&job->work));
 }
 
 static int run_dw(const backward_job *job, int64_t task) {
     const qni_linear_backward_args *a = job->args;
-    const int64_t side = job->dw_side, cols = qni_ceil_div(a->k, side);
-    const int64_t row0 = task / cols * side, col0 = task % cols * side;
-    return qni_tile_gemm_run(&job->dw_gemm, qni_min(side, a->n - row0), qni_min(side, a->k - col0),
+    const qni_tile_shape *s = &job->dw_gemm.shape;
+    const int64_t cols = qni_ceil_div(s->n, s->tile_n);
+    const int64_t row0 = task / cols * s->tile_m, col0 = task % cols * s->tile_n;
+    return qni_tile_gemm_run(&job->dw_gemm, qni_min(s->tile_m, s->m - row0), qni_min(s->tile_n, s->n - col0),
                              job->dy.data + row0 * job->value_bytes, job->x.data + col0 * job->value_bytes,
                              a->dw + row0 * a->k + col0, qni_work_slice(&job->work));
 }
