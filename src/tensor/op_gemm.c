@@ -4,13 +4,10 @@
 
 #include "base/banned.h"
 
-enum { TILES_WANTED = 8 };
-
 /* An operand as stored: rows of ld values. Where rounding makes a copy, the copy keeps that layout. */
 typedef struct stored {
     const float *values;
     int64_t n;        /* from the first value to the last */
-    int64_t step;     /* bytes from one row (A) or column (B) of the product to the next */
     size_t copy;      /* offset in the work space */
     const char *data; /* what the tiles read */
 } stored;
@@ -24,11 +21,10 @@ typedef struct gemm_job {
     qni_work work;
 } gemm_job;
 
-static stored store(gemm_job *job, const float *values, int64_t rows, int64_t cols, int64_t ld, bool by_row) {
-    const size_t bytes = qni_precision_bytes(job->precision);
+static stored store(gemm_job *job, const float *values, int64_t rows, int64_t cols, int64_t ld) {
     stored s = {.values = values, .n = rows ? (rows - 1) * ld + cols : 0, .data = (const char *)values};
-    s.step = (by_row ? ld : 1) * (int64_t)bytes;
-    if (job->precision != QNI_F32) s.copy = qni_work_reserve(&job->work, s.n, bytes);
+    if (job->precision != QNI_F32)
+        s.copy = qni_work_reserve(&job->work, s.n, qni_precision_bytes(job->precision));
     return s;
 }
 
@@ -45,9 +41,9 @@ static qn_status prepare(gemm_job *job, qn_ops *ops, int n_threads, qn_error *er
                             .lda = args->lda,
                             .ldb = args->ldb,
                             .ldc = args->ldc};
-    qni_tile_sides(m, n, TILES_WANTED, &shape.tile_m, &shape.tile_n);
-    job->a = store(job, args->a, args->trans_a ? k : m, args->trans_a ? m : k, args->lda, !args->trans_a);
-    job->b = store(job, args->b, args->trans_b ? n : k, args->trans_b ? k : n, args->ldb, args->trans_b);
+    qni_tile_shape_cut(&shape);
+    job->a = store(job, args->a, args->trans_a ? k : m, args->trans_a ? m : k, args->lda);
+    job->b = store(job, args->b, args->trans_b ? n : k, args->trans_b ? k : n, args->ldb);
     QN_TRY(qni_tile_gemm_init(&job->gemm, job->kernels, &shape, err));
     qni_work_reserve_slices(&job->work, n_threads, job->gemm.scratch_bytes);
     QN_TRY(qni_work_take(ops, &job->work, err));
@@ -59,9 +55,6 @@ static qn_status prepare(gemm_job *job, qn_ops *ops, int n_threads, qn_error *er
 
 /* All of it by one thread of a parallel region. */
 static int run_thread(const gemm_job *job) {
-    const qni_gemm_args *args = job->args;
-    const int64_t tile_m = job->gemm.shape.tile_m, tile_n = job->gemm.shape.tile_n;
-    const int64_t n_rows = qni_ceil_div(args->m, tile_m), n_cols = qni_ceil_div(args->n, tile_n);
     int failed = 0;
     qni_one_thread_each();
     if (job->precision != QNI_F32) {
@@ -70,12 +63,9 @@ static int run_thread(const gemm_job *job) {
         qni_round_values(job->kernels, job->b.values, job->b.n, job->precision, base + job->b.copy);
     }
 #pragma omp for schedule(dynamic)
-    for (int64_t t = 0; t < n_rows * n_cols; t++) {
-        const int64_t i = t / n_cols * tile_m, j = t % n_cols * tile_n;
-        const int error =
-            qni_tile_gemm_run(&job->gemm, qni_min(tile_m, args->m - i), qni_min(tile_n, args->n - j),
-                              job->a.data + i * job->a.step, job->b.data + j * job->b.step,
-                              args->c + i * args->ldc + j, qni_work_slice(&job->work));
+    for (int64_t t = 0; t < qni_tile_count(&job->gemm.shape); t++) {
+        const int error = qni_tile_gemm_task(&job->gemm, t, job->a.data, job->b.data, job->args->c,
+                                             qni_work_slice(&job->work));
         if (error > failed) failed = error;
     }
     return failed;

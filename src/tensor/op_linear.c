@@ -5,8 +5,7 @@
 #include "base/banned.h"
 
 enum {
-    TILES_WANTED = 8,
-    /* Of the tiles where large ones would be fewer than that. */
+    /* Of the tiles where large ones would be too few. */
     SMALL_TOKENS = 512,
     SMALL_ROWS = 256,
     FEW_TOKENS = 4 /* up to here reading the weights is the cost: dot products, no packing */
@@ -105,31 +104,30 @@ static int run_thread(linear_job *job, uint32_t *largest) {
     return failed;
 }
 
-static void choose_tiles(linear_job *job) {
-    const qni_linear_args *args = job->args;
-    const int64_t rows = args->w->rows;
-    qni_tile_sides(args->m, rows, TILES_WANTED, &job->tile_tokens, &job->tile_rows);
-    if (!job->few &&
-        qni_ceil_div(args->m, job->tile_tokens) * qni_ceil_div(rows, job->tile_rows) >= TILES_WANTED)
-        return;
-    job->tile_tokens = SMALL_TOKENS;
-    job->tile_rows = SMALL_ROWS;
+static qni_tile_shape choose_tiles(const linear_job *job) {
+    const qni_matrix *w = job->args->w;
+    qni_tile_shape shape = {.bf16 = job->precision == QNI_BF16,
+                            .trans_b = true,
+                            .m = job->args->m,
+                            .n = w->rows,
+                            .k = w->cols,
+                            .lda = w->cols,
+                            .ldb = w->cols,
+                            .ldc = w->rows};
+    qni_tile_shape_cut(&shape);
+    if (job->few || qni_tile_count(&shape) < QNI_TILES_WANTED) {
+        shape.tile_m = SMALL_TOKENS;
+        shape.tile_n = SMALL_ROWS;
+    }
+    return shape;
 }
 
 static qn_status prepare(linear_job *job, qn_ops *ops, int n_threads, qn_error *err) {
     const qni_linear_args *args = job->args;
     const qni_matrix *w = args->w;
-    choose_tiles(job);
-    const qni_tile_shape shape = {.bf16 = job->precision == QNI_BF16,
-                                  .trans_b = true,
-                                  .m = args->m,
-                                  .n = w->rows,
-                                  .k = w->cols,
-                                  .tile_m = job->tile_tokens,
-                                  .tile_n = job->tile_rows,
-                                  .lda = w->cols,
-                                  .ldb = w->cols,
-                                  .ldc = w->rows};
+    const qni_tile_shape shape = choose_tiles(job);
+    job->tile_tokens = shape.tile_m;
+    job->tile_rows = shape.tile_n;
     if (!job->few) QN_TRY(qni_tile_gemm_init(&job->gemm, job->kernels, &shape, err));
     if (job->precision != QNI_F32)
         job->x_copy = qni_work_reserve(&job->work, args->m * w->cols, qni_precision_bytes(job->precision));

@@ -7,14 +7,7 @@
 
 #include "base/banned.h"
 
-enum {
-    TILES_WANTED = 8, /* of each product */
-    BIAS_COLUMNS = 64
-};
-
-static int64_t count_tiles(const qni_tile_shape *s) {
-    return qni_ceil_div(s->m, s->tile_m) * qni_ceil_div(s->n, s->tile_n);
-}
+enum { BIAS_COLUMNS = 64 };
 
 /* A whole matrix as the products want it: in place, or rounded into the work space. */
 typedef struct operand {
@@ -28,7 +21,6 @@ typedef struct backward_job {
     const qni_kernels *kernels;
     const qni_linear_backward_args *args;
     qni_precision precision;
-    int64_t value_bytes;
     operand dy, x, w;
     qni_tile_gemm dx_gemm, dw_gemm;
     int64_t dx_tasks, dw_tasks, bias_tasks;
@@ -48,74 +40,43 @@ static void round_operand(const backward_job *job, operand *o) {
     o->data = job->work.base + o->copy;
 }
 
-static qn_status prepare_dx(backward_job *job, qn_error *err) {
-    const qni_linear_backward_args *a = job->args;
-    qni_tile_shape shape = {.bf16 = job->precision == QNI_BF16,
-                            .accumulate = a->add_dx,
-                            .m = a->m,
-                            .n = a->k,
-                            .k = a->n,
-                            .lda = a->n,
-                            .ldb = a->k,
-                            .ldc = a->k};
-    if (!a->dx) return QN_OK;
-    qni_tile_sides(shape.m, shape.n, TILES_WANTED, &shape.tile_m, &shape.tile_n);
-    plan_operand(job, &job->w, a->w, a->n * a->k);
-    job->dx_tasks = count_tiles(&shape);
-    return qni_tile_gemm_init(&job->dx_gemm, job->kernels, &shape, err);
+static qn_status prepare_product(const backward_job *job, qni_tile_shape shape, qni_tile_gemm *gemm,
+                                 int64_t *n_tasks, qn_error *err) {
+    shape.bf16 = job->precision == QNI_BF16;
+    qni_tile_shape_cut(&shape);
+    *n_tasks = qni_tile_count(&shape);
+    return qni_tile_gemm_init(gemm, job->kernels, &shape, err);
 }
 
-static qn_status prepare_dw(backward_job *job, qn_error *err) {
+static qn_status prepare_products(backward_job *job, qn_error *err) {
     const qni_linear_backward_args *a = job->args;
-    qni_tile_shape shape = {.bf16 = job->precision == QNI_BF16,
-                            .trans_a = true,
-                            .accumulate = true,
-                            .m = a->n,
-                            .n = a->k,
-                            .k = a->m,
-                            .lda = a->n,
-                            .ldb = a->k,
-                            .ldc = a->k};
-    if (!a->dw) return QN_OK;
-    qni_tile_sides(shape.m, shape.n, TILES_WANTED, &shape.tile_m, &shape.tile_n);
-    plan_operand(job, &job->x, a->x, a->m * a->k);
-    job->dw_tasks = count_tiles(&shape);
-    return qni_tile_gemm_init(&job->dw_gemm, job->kernels, &shape, err);
+    const qni_tile_shape dx = {
+        .accumulate = a->add_dx, .m = a->m, .n = a->k, .k = a->n, .lda = a->n, .ldb = a->k, .ldc = a->k};
+    const qni_tile_shape dw = {.trans_a = true,
+                               .accumulate = true,
+                               .m = a->n,
+                               .n = a->k,
+                               .k = a->m,
+                               .lda = a->n,
+                               .ldb = a->k,
+                               .ldc = a->k};
+    if (a->dx) QN_TRY(prepare_product(job, dx, &job->dx_gemm, &job->dx_tasks, err));
+    if (a->dw) QN_TRY(prepare_product(job, dw, &job->dw_gemm, &job->dw_tasks, err));
+    return QN_OK;
 }
 
 static qn_status prepare(backward_job *job, qn_ops *ops, int n_threads, qn_error *err) {
     const qni_linear_backward_args *a = job->args;
-    job->value_bytes = (int64_t)qni_precision_bytes(job->precision);
     plan_operand(job, &job->dy, a->dy, a->m * a->n);
-    QN_TRY(prepare_dx(job, err));
-    QN_TRY(prepare_dw(job, err));
+    if (a->dx) plan_operand(job, &job->w, a->w, a->n * a->k);
+    if (a->dw) plan_operand(job, &job->x, a->x, a->m * a->k);
+    QN_TRY(prepare_products(job, err));
     if (a->dbias) job->bias_tasks = qni_ceil_div(a->n, BIAS_COLUMNS);
     const size_t scratch = job->dx_gemm.scratch_bytes > job->dw_gemm.scratch_bytes
                                ? job->dx_gemm.scratch_bytes
                                : job->dw_gemm.scratch_bytes;
     qni_work_reserve_slices(&job->work, n_threads, scratch);
     return qni_work_take(ops, &job->work, err);
-}
-
-static int run_dx(const backward_job *job, int64_t task) {
-    const qni_linear_backward_args *a = job->args;
-    const qni_tile_shape *s = &job->dx_gemm.shape;
-    const int64_t cols = qni_ceil_div(s->n, s->tile_n);
-    const int64_t token0 = task / cols * s->tile_m, col0 = task % cols * s->tile_n;
-    return qni_tile_gemm_run(&job->dx_gemm, qni_min(s->tile_m, s->m - token0),
-                             qni_min(s->tile_n, s->n - col0), job->dy.data + token0 * a->n * job->value_bytes,
-                             job->w.data + col0 * job->value_bytes, a->dx + token0 * a->k + col0,
-                             qni_work_slice(&job->work));
-}
-
-static int run_dw(const backward_job *job, int64_t task) {
-    const qni_linear_backward_args *a = job->args;
-    const qni_tile_shape *s = &job->dw_gemm.shape;
-    const int64_t cols = qni_ceil_div(s->n, s->tile_n);
-    const int64_t row0 = task / cols * s->tile_m, col0 = task % cols * s->tile_n;
-    return qni_tile_gemm_run(&job->dw_gemm, qni_min(s->tile_m, s->m - row0), qni_min(s->tile_n, s->n - col0),
-                             job->dy.data + row0 * job->value_bytes, job->x.data + col0 * job->value_bytes,
-                             a->dw + row0 * a->k + col0, qni_work_slice(&job->work));
 }
 
 static void sum_columns(const backward_job *job, int64_t task) {
@@ -125,9 +86,13 @@ static void sum_columns(const backward_job *job, int64_t task) {
 }
 
 static int run_task(const backward_job *job, int64_t task) {
-    if (task < job->dx_tasks) return run_dx(job, task);
-    if (task < job->dx_tasks + job->dw_tasks) return run_dw(job, task - job->dx_tasks);
-    sum_columns(job, task - job->dx_tasks - job->dw_tasks);
+    const int64_t dw_task = task - job->dx_tasks;
+    void *scratch = qni_work_slice(&job->work);
+    if (task < job->dx_tasks)
+        return qni_tile_gemm_task(&job->dx_gemm, task, job->dy.data, job->w.data, job->args->dx, scratch);
+    if (dw_task < job->dw_tasks)
+        return qni_tile_gemm_task(&job->dw_gemm, dw_task, job->dy.data, job->x.data, job->args->dw, scratch);
+    sum_columns(job, dw_task - job->dw_tasks);
     return 0;
 }
 

@@ -1,5 +1,7 @@
 #include "tensor/tile_gemm.h"
 
+#include "tensor/ops_cpu.h"
+
 #include <math.h>
 #include <omp.h>
 #include <string.h>
@@ -22,19 +24,11 @@ qn_status qni_fail_dnnl(qn_error *err, int error, const char *what) {
                    "oneDNN failed in %s (error %d)", what, error);
 }
 
-static int64_t minimum(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 /* What oneDNN does not pack it reads where it lies: at two fifths of the rate where A is transposed and its rows are long
  * (BENCHMARKS.md). It packs tiles whose 1/m + 1/n is below a threshold of the instruction set, 0.0038 with AVX2 and 0.00196 with
  * AVX-512, if n is at least 378 (gemm_driver.cpp, version 2.6). */
 static const double k_packed_below = 0.0038;
 enum { LARGEST_SIDE = 1024, SMALLEST_SIDE = 256, PACKED_WIDTH = 384, MARGIN = 16, ALIGNED = 16 };
-
-static int64_t divide_up(int64_t a, int64_t b) {
-    return (a + b - 1) / b;
-}
 
 /* The lowest tile of that width that is packed, and a little more; INT64_MAX: none is. */
 static int64_t packed_height(int64_t width) {
@@ -42,24 +36,28 @@ static int64_t packed_height(int64_t width) {
     return (int64_t)ceil(1.0 / (k_packed_below - 1.0 / (double)width)) + MARGIN;
 }
 
-void qni_tile_sides(int64_t m, int64_t n, int64_t wanted, int64_t *tile_m, int64_t *tile_n) {
-    const int64_t down = divide_up(m, LARGEST_SIDE), across = divide_up(n, LARGEST_SIDE);
-    *tile_m = *tile_n = SMALLEST_SIDE; /* of an empty result as well */
-    if (m == 0 || n == 0) return;
-    const int64_t width = minimum(n, divide_up(divide_up(n, across), ALIGNED) * ALIGNED);
-    const int64_t height = packed_height(n - (across - 1) * width);
-    if (down * across >= wanted) {
-        *tile_m = divide_up(m, down);
-        *tile_n = width;
-    } else if (m >= height) {
-        *tile_m = divide_up(m, minimum(m / height, divide_up(wanted, across)));
-        *tile_n = width;
+void qni_tile_shape_cut(qni_tile_shape *s) {
+    const int64_t down = qni_ceil_div(s->m, LARGEST_SIDE), across = qni_ceil_div(s->n, LARGEST_SIDE);
+    s->tile_m = s->tile_n = SMALLEST_SIDE; /* of an empty result as well */
+    if (s->m == 0 || s->n == 0) return;
+    const int64_t width = qni_min(s->n, qni_ceil_div(qni_ceil_div(s->n, across), ALIGNED) * ALIGNED);
+    const int64_t height = packed_height(s->n - (across - 1) * width);
+    if (down * across >= QNI_TILES_WANTED) {
+        s->tile_m = qni_ceil_div(s->m, down);
+        s->tile_n = width;
+    } else if (s->m >= height) {
+        s->tile_m = qni_ceil_div(s->m, qni_min(s->m / height, qni_ceil_div(QNI_TILES_WANTED, across)));
+        s->tile_n = width;
     }
+}
+
+int64_t qni_tile_count(const qni_tile_shape *s) {
+    return qni_ceil_div(s->m, s->tile_m) * qni_ceil_div(s->n, s->tile_n);
 }
 
 /* Sizes of a full and of the last tile along one side. */
 static void tile_sizes(int64_t total, int64_t tile, int64_t size[2]) {
-    size[0] = minimum(total, tile);
+    size[0] = qni_min(total, tile);
     size[1] = total % tile ? total % tile : size[0];
 }
 
@@ -187,6 +185,18 @@ int qni_tile_gemm_run(const qni_tile_gemm *gemm, int64_t m, int64_t n, const voi
         return gemm->kernels->gemm_f32(s->trans_a, s->trans_b, m, n, s->k, a, s->lda, b, s->ldb,
                                        s->accumulate, c, s->ldc);
     }
-    const int i = m != minimum(s->m, s->tile_m), j = n != minimum(s->n, s->tile_n);
+    const int i = m != qni_min(s->m, s->tile_m), j = n != qni_min(s->n, s->tile_n);
     return run_bf16(gemm, i, j, a, b, c, scratch);
+}
+
+int qni_tile_gemm_task(const qni_tile_gemm *gemm, int64_t task, const void *a, const void *b, float *c,
+                       void *scratch) {
+    const qni_tile_shape *s = &gemm->shape;
+    const int64_t value_bytes = s->bf16 ? (int64_t)sizeof(uint16_t) : (int64_t)sizeof(float);
+    const int64_t across = qni_ceil_div(s->n, s->tile_n);
+    const int64_t i = task / across * s->tile_m, j = task % across * s->tile_n;
+    return qni_tile_gemm_run(gemm, qni_min(s->tile_m, s->m - i), qni_min(s->tile_n, s->n - j),
+                             (const char *)a + i * (s->trans_a ? 1 : s->lda) * value_bytes,
+                             (const char *)b + j * (s->trans_b ? s->ldb : 1) * value_bytes,
+                             c + i * s->ldc + j, scratch);
 }

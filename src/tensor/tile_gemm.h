@@ -34,11 +34,19 @@ QN_NODISCARD qn_status qni_tile_gemm_init(qni_tile_gemm *out, const qni_kernels 
                                           const qni_tile_shape *shape, qn_error *err);
 void qni_tile_gemm_release(qni_tile_gemm *gemm);
 
-/* Sides of the tiles of a [m, n] result, by its shape alone: as large as leaves WANTED tiles, but not so small that oneDNN
- * would no longer pack their operands, where the result allows that. All tiles of a side are about equal. */
-void qni_tile_sides(int64_t m, int64_t n, int64_t wanted, int64_t *tile_m, int64_t *tile_n);
+enum { QNI_TILES_WANTED = 8 }; /* of a product: work for so many threads */
 
-/* m and n are the tile's own sizes. Returns 0, or oneDNN's error number. */
+/* Sets the sides of the tiles, by the shape alone: as large as leaves tiles enough, but not so small that oneDNN would no
+ * longer pack their operands, where the result allows that. All tiles of a side are about equal. */
+void qni_tile_shape_cut(qni_tile_shape *shape);
+
+int64_t qni_tile_count(const qni_tile_shape *shape);
+
+/* Tile TASK of the whole product of A, B and C. Returns 0, or oneDNN's error number. */
+int qni_tile_gemm_task(const qni_tile_gemm *gemm, int64_t task, const void *a, const void *b, float *c,
+                       void *scratch);
+
+/* One tile from where its operands begin; m and n are the tile's own sizes. Returns 0, or oneDNN's error number. */
 int qni_tile_gemm_run(const qni_tile_gemm *gemm, int64_t m, int64_t n, const void *a, const void *b, float *c,
                       void *scratch);
 

@@ -206,8 +206,8 @@ static void check_linear(qn_ops *ops, int64_t m, int64_t n, int64_t k, bool bf16
 
 static void test_linear_from_every_source(void **state) {
     (void)state;
-    static const int64_t shapes[][3] = {{1, 1, 1},    {1, 300, 70},   {4, 257, 33},
-                                        {5, 257, 33}, {600, 300, 70}, {1025, 40, 48}};
+    static const int64_t shapes[][3] = {{1, 1, 1},      {1, 300, 70},   {4, 257, 33},   {5, 257, 33},
+                                        {600, 300, 70}, {1025, 40, 48}, {2201, 1100, 9}};
     qn_ops *ops = open_ops();
     for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
         for (int flags = 0; flags < 4; flags++)

@@ -3,16 +3,16 @@
 
 #include "test_data.h"
 
-enum { WANTED = 8, LARGEST = 1024 };
+enum { LARGEST = 1024 };
 
 typedef struct sides {
     int64_t m, n;
 } sides;
 
-static sides of(int64_t m, int64_t n, int64_t wanted) {
-    sides s = {-1, -1};
-    qni_tile_sides(m, n, wanted, &s.m, &s.n);
-    return s;
+static sides of(int64_t m, int64_t n) {
+    qni_tile_shape shape = {.m = m, .n = n};
+    qni_tile_shape_cut(&shape);
+    return (sides){shape.tile_m, shape.tile_n};
 }
 
 static int64_t count(int64_t total, int64_t side) {
@@ -29,7 +29,7 @@ static void test_sides_are_positive_and_not_too_large(void **state) {
     (void)state;
     for (int64_t m = 0; m < 5000; m += 37) {
         for (int64_t n = 0; n < 5000; n += 41) {
-            const sides s = of(m, n, WANTED);
+            const sides s = of(m, n);
             assert_true(s.m > 0 && s.n > 0 && s.m <= 2 * LARGEST && s.n <= LARGEST);
         }
     }
@@ -37,7 +37,7 @@ static void test_sides_are_positive_and_not_too_large(void **state) {
 
 static void test_large_results_have_large_tiles(void **state) {
     (void)state;
-    const sides square = of(3072, 3072, WANTED), odd = of(4200, 2100, WANTED);
+    const sides square = of(3072, 3072), odd = of(4200, 2100);
     assert_true(square.m == 1024 && square.n == 1024);
     assert_true(count(4200, odd.m) == 5 && count(2100, odd.n) == 3);
     assert_true(odd.m >= 840 && odd.n >= 700 && odd.m < 860 && odd.n < 720); /* even, not 1024 and a rest */
@@ -49,17 +49,17 @@ static void test_tiles_are_packed_where_the_result_allows_it(void **state) {
     static const sides results[] = {{1024, 1024}, {3072, 1024}, {1024, 3072}, {2048, 1024}, {768, 768},
                                     {1536, 512},  {3072, 512},  {5000, 400},  {512, 4096}};
     for (size_t i = 0; i < sizeof results / sizeof *results; i++) {
-        const sides r = results[i], s = of(r.m, r.n, WANTED);
+        const sides r = results[i], s = of(r.m, r.n);
         if (!all_are_packed(r.m, r.n, s))
             fail_msg("%lld x %lld: tiles of %lld x %lld", (long long)r.m, (long long)r.n, (long long)s.m,
                      (long long)s.n);
     }
-    assert_int_equal(count(3072, of(3072, 1024, WANTED).m), WANTED);
+    assert_int_equal(count(3072, of(3072, 1024).m), QNI_TILES_WANTED);
 }
 
 static void test_small_results_have_small_tiles(void **state) {
     (void)state;
-    const sides narrow = of(3072, 256, WANTED), small = of(100, 64, WANTED);
+    const sides narrow = of(3072, 256), small = of(100, 64);
     assert_true(narrow.m == 256 && narrow.n == 256 && small.m == 256 && small.n == 256);
 }
 
