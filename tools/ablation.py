@@ -151,8 +151,9 @@ def digest_of(path):
     return digest.hexdigest()
 
 
-def recipe_text(key, recipe, track, args):
-    """The YAML of one row."""
+def recipe_text(recipe, track, args):
+    """The YAML of one row. All have one name: it stands in the artifact's manifest, whose length moves the plan, and rows
+    of other plans share no work."""
     recipe = copy.deepcopy(recipe)
     if "calibrate" in recipe:
         recipe["calibrate"] = {"tokens": args.tokens, "fisher_tokens": args.fisher_tokens}
@@ -169,7 +170,7 @@ def recipe_text(key, recipe, track, args):
             recipe[stage]["steps"] = steps.get(recipe[stage]["steps"], recipe[stage]["steps"])
     if args.model_tokens and "finetune" in recipe:
         recipe["finetune"]["tokens"] = args.model_tokens
-    lines = [f"name: {key}"]
+    lines = ["name: ablation"]
     for stage, settings in recipe.items():
         lines += [f"{stage}:"] + [f"  {name}: {value}" for name, value in settings.items()]
     return "\n".join(lines) + "\n"
@@ -283,7 +284,7 @@ class Ablation:
 
     def run(self, track, key, step, settings, seed, compute):
         """The result of one row with one seed: stored, computed if COMPUTE, or None."""
-        recipe = recipe_text(key, settings, track, self.args)
+        recipe = recipe_text(settings, track, self.args)
         identity = self.identity(key, track, recipe, seed)
         known = self.results.get(identity)
         if not compute or (known and "failed" not in known):
