@@ -113,8 +113,9 @@ static double estimate_seconds(const qni_job *job, const qni_calibrated *c, doub
     const qn_recipe *recipe = job->options->recipe;
     const int64_t n_tokens = c->text.n * c->text.context;
     const int64_t n_fisher = recipe->fisher_tokens < n_tokens ? recipe->fisher_tokens : n_tokens;
+    const int64_t n_tuning = c->tuning_text.n * c->tuning_text.context;
     const qni_run_cost cost =
-        qni_count_cost(qn_checkpoint_config(job->source), job->layout, recipe, n_tokens, n_fisher);
+        qni_count_cost(qn_checkpoint_config(job->source), job->layout, recipe, n_tokens, n_fisher, n_tuning);
     if (!c->loss.layout || job->options->statistics) return 0.0; /* nothing was measured */
     return measuring_seconds * (cost.fit + cost.distill + cost.finetune) / cost.measure;
 }

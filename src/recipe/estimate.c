@@ -27,7 +27,7 @@ static sums add_up(const qn_config *config, const qn_layout *layout) {
 }
 
 qni_run_cost qni_count_cost(const qn_config *config, const qn_layout *layout, const qn_recipe *recipe,
-                            int64_t calibration_tokens, int64_t fisher_tokens) {
+                            int64_t calibration_tokens, int64_t fisher_tokens, int64_t tuning_tokens) {
     const sums s = add_up(config, layout);
     const double tokens = (double)calibration_tokens, fisher = (double)fisher_tokens;
     const qn_recipe_distill *d = &recipe->distill;
@@ -36,11 +36,10 @@ qni_run_cost qni_count_cost(const qn_config *config, const qn_layout *layout, co
                  tuned = (double)(f->steps * f->batch * recipe->context);
     /* A way there and back costs three forward passes. Inputs are computed anew for each of four groups of matrices, 2.2 passes a
      * block in all, of teacher and student; a window of n blocks goes through n of them. */
-    return (qni_run_cost){.measure =
-                              tokens * (s.weights + s.squared_cols) + 3 * fisher * (s.weights + s.head),
-                          .fit = 2 * 2.2 * tokens * s.weights + 2 * tokens * s.squared_cols +
-                                 (2 + 1.5 * (double)recipe->sweeps) * s.fit_products,
-                          .distill = drawn * s.weights * (1 + 2 * (double)d->window),
-                          .finetune = 3 * tuned * (s.weights + s.head) +
-                                      (f->steps > 0 ? (double)f->tokens * (s.weights + s.head) : 0.0)};
+    return (qni_run_cost){
+        .measure = tokens * (s.weights + s.squared_cols) + 3 * fisher * (s.weights + s.head),
+        .fit = 2 * 2.2 * tokens * s.weights + 2 * tokens * s.squared_cols +
+               (2 + 1.5 * (double)recipe->sweeps) * s.fit_products,
+        .distill = drawn * s.weights * (1 + 2 * (double)d->window),
+        .finetune = 3 * tuned * (s.weights + s.head) + (double)tuning_tokens * (s.weights + s.head)};
 }

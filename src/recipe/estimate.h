@@ -11,8 +11,8 @@ typedef struct qni_run_cost {
     double measure, fit, distill, finetune; /* multiply-adds */
 } qni_run_cost;
 
-/* CALIBRATION_TOKENS, FISHER_TOKENS: those that the texts really have. Attention and norms are left out. */
+/* CALIBRATION_TOKENS, FISHER_TOKENS, TUNING_TOKENS (of the whole-model stage): those that the texts really have. Attention and norms are left out. */
 qni_run_cost qni_count_cost(const qn_config *config, const qn_layout *layout, const qn_recipe *recipe,
-                            int64_t calibration_tokens, int64_t fisher_tokens);
+                            int64_t calibration_tokens, int64_t fisher_tokens, int64_t tuning_tokens);
 
 #endif
