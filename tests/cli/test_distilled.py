@@ -12,13 +12,14 @@ import unittest
 import support
 from test_calibrated import text
 
+N_STEPS = 20  # of the whole model: enough that every seed tried loses 0.03 nats, where 10 may lose none
+STEPS = f"steps: {N_STEPS}"
 RECIPE = """name: small
 calibrate: {tokens: 1024, context: 64, fisher_tokens: 256}
 quantize: {sweeps: 2, group_size: 16}
 distill: {steps: 12, batch: 2, lr: 0.02, patience: 0}
-finetune: {tokens: 2048, steps: 20, batch: 4, lr: 0.02}
-"""
-N_STEPS = 20  # of the whole model: enough that every seed tried loses 0.03 nats, where 10 may lose none
+finetune: {tokens: 2048, STEPS, batch: 4, lr: 0.02}
+""".replace("STEPS", STEPS)
 BUDGET = 24600  # of the model below: as in test_calibrated
 N_LAYERS = 2
 DEMO_RECIPE = """name: demo
@@ -85,7 +86,7 @@ class Reports(DistilledTest):
         fast = self.run_small("fast.zip", "--effort", "fast", "--work", self.root / "work")
         self.assertEqual((fast["distilled_blocks"], fast["finetuned"]["steps"]), ([], 0))
         self.assertEqual({path.name.split("-")[0] for path in (self.root / "work").iterdir()}, {"matrix"})
-        nothing = self.write("nothing.yaml", RECIPE.replace("steps: 12", "steps: 0").replace("steps: 20", "steps: 0"))
+        nothing = self.write("nothing.yaml", RECIPE.replace("steps: 12", "steps: 0").replace(STEPS, "steps: 0"))
         self.assertEqual(self.digest("nothing.zip", recipe=nothing), fast["sha256"])
         self.assertNotEqual(self.digest("trained.zip"), fast["sha256"])
         self.assert_refused(*self.arguments("a.zip", "--effort", "high"), code=2,
@@ -102,7 +103,7 @@ class Reports(DistilledTest):
         self.assertEqual([(block["steps"], block["best_step"]) for block in blocks], [(6, 0)] * N_LAYERS)
 
     def test_each_stage_by_itself(self):
-        for stage, steps, n_blocks, n_steps in (("distill", "steps: 12", 0, N_STEPS), ("finetune", "steps: 20", N_LAYERS, 0)):
+        for stage, steps, n_blocks, n_steps in (("distill", "steps: 12", 0, N_STEPS), ("finetune", STEPS, N_LAYERS, 0)):
             with self.subTest(without=stage):
                 report = self.run_small(f"{stage}.zip", recipe=self.other_recipe(steps, "steps: 0"))
                 self.assertEqual(len(report["distilled_blocks"]), n_blocks)
@@ -242,7 +243,7 @@ class WorkFolders(DistilledTest):
         fits, blocks = self.untouched(work, "matrix-"), self.untouched(work, "block-")
         self.assertEqual((len(fits), len(blocks)), (15, N_LAYERS))
 
-        gentle = self.other_recipe("steps: 20, batch: 4, lr: 0.02", "steps: 7, batch: 4, lr: 0.01")
+        gentle = self.other_recipe(f"{STEPS}, batch: 4, lr: 0.02", "steps: 7, batch: 4, lr: 0.01")
         report = self.run_small("b.zip", "--work", work, "--resume", recipe=gentle)
         self.assertEqual(report["finetuned"]["steps"], 7)
         self.assertEqual([block["steps"] for block in report["distilled_blocks"]], [0] * N_LAYERS)
