@@ -152,8 +152,7 @@ def digest_of(path):
 
 
 def recipe_text(recipe, track, args):
-    """The YAML of one row. All have one name: it stands in the artifact's manifest, whose length moves the plan, and rows
-    of other plans share no work."""
+    """The YAML of one row."""
     recipe = copy.deepcopy(recipe)
     if "calibrate" in recipe:
         recipe["calibrate"] = {"tokens": args.tokens, "fisher_tokens": args.fisher_tokens}

@@ -116,8 +116,8 @@ static json_t *make_payload(const qni_manifest_facts *facts) {
 
 static json_t *make_provenance(const qn_artifact_plan *plan, const qni_manifest_facts *facts) {
     return json_pack("{s:s,s:s,s:s,s:I,s:s,s:s}", "source_sha256", facts->source_sha256, "recipe",
-                     plan->recipe_name, "recipe_sha256", facts->recipe_sha256, "seed", (json_int_t)plan->seed,
-                     "isa", plan->isa, "quern", qn_version());
+                     facts->recipe_name, "recipe_sha256", facts->recipe_sha256, "seed",
+                     (json_int_t)plan->seed, "isa", plan->isa, "quern", qn_version());
 }
 
 static json_t *make_manifest(const qn_artifact_plan *plan, const qni_manifest_facts *facts) {

@@ -3,8 +3,8 @@
  * All numbers but the size of the whole file follow from the shapes. In a folder the bound is exact arithmetic: that size at
  * its longest. Deflated, the manifest's size depends on the digits, and no useful bound is provable; so the reserve is the
  * largest of a few manifests with random digests (nothing deflates worse) and a margin. Should the real one still be longer,
- * its entries are summed by role, and that short form is below the reserve by arithmetic again. The recipe's digest is made up,
- * too: settings that have nothing to do with the shapes must not move them. */
+ * its entries are summed by role, and that short form is below the reserve by arithmetic again. The recipe's digest and name
+ * are made up, too, the name at its longest: what has nothing to do with the shapes must not move them. */
 #include "artifact/plan.h"
 
 #include "base/alloc.h"
@@ -37,10 +37,16 @@ static qn_status rendered_bytes(const qn_artifact_plan *plan, const qni_manifest
     return status;
 }
 
-/* Digests made up, and the facts that point to them. */
+static void draw_name(qn_rng *rng, char name[QN_MAX_RECIPE_NAME + 1]) {
+    for (int i = 0; i < QN_MAX_RECIPE_NAME; i++)
+        name[i] = "abcdefghijklmnopqrstuvwxyz-_.0123456789"[qn_rng_interval(rng, 38)];
+    name[QN_MAX_RECIPE_NAME] = 0;
+}
+
+/* Digests and a name made up, and the facts that point to them. */
 typedef struct sample {
     qni_manifest_facts facts;
-    char source_sha256[QN_SHA256_HEX], recipe_sha256[QN_SHA256_HEX];
+    char source_sha256[QN_SHA256_HEX], recipe_sha256[QN_SHA256_HEX], recipe_name[QN_MAX_RECIPE_NAME + 1];
     char (*sha256)[QN_SHA256_HEX]; /* owned */
     qn_rng rng;
 } sample;
@@ -48,6 +54,7 @@ typedef struct sample {
 static void sample_draw(sample *s) {
     draw_hex(&s->rng, s->source_sha256);
     draw_hex(&s->rng, s->recipe_sha256);
+    draw_name(&s->rng, s->recipe_name);
     for (int64_t k = 0; k < s->facts.sizing->n_shards; k++) draw_hex(&s->rng, s->sha256[k]);
 }
 
@@ -58,6 +65,7 @@ static qn_status sample_init(sample *s, const qni_sizing *sizing, qn_error *err)
     s->facts.payload_sha256 = (const char(*)[QN_SHA256_HEX])s->sha256;
     s->facts.source_sha256 = s->source_sha256;
     s->facts.recipe_sha256 = s->recipe_sha256;
+    s->facts.recipe_name = s->recipe_name;
     qn_rng_seed(&s->rng, DRAW_SEED);
     sample_draw(s);
     return QN_OK;

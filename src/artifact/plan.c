@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -9,6 +10,21 @@
 
 static const char *or_empty(const char *text) {
     return text ? text : "";
+}
+
+/* A name takes as many bytes in the manifest as it has: its size is bounded before the names are known. */
+static qn_status check_recipe_name(const char *name, qn_error *err) {
+    bool plain = strlen(name) <= QN_MAX_RECIPE_NAME;
+    for (const char *c = name; *c; c++)
+        plain = plain && (unsigned char)*c >= ' ' && *c != 0x7F && *c != '"' && *c != '\\';
+    json_t *utf8 = plain ? json_string(name) : NULL;
+    const bool valid = utf8 != NULL;
+    json_decref(utf8);
+    if (valid) return QN_OK;
+    return qn_fail(err, QN_E_ARGUMENT,
+                   "a recipe's name is UTF-8 text of at most %d bytes without control characters, quotes and "
+                   "backslashes",
+                   QN_MAX_RECIPE_NAME);
 }
 
 static qn_status make_plan(qn_artifact_plan *plan, const qn_artifact_options *o, qn_error *err) {
@@ -28,6 +44,7 @@ static qn_status make_plan(qn_artifact_plan *plan, const qn_artifact_options *o,
 qn_status qn_artifact_plan_new(const qn_checkpoint *source, const qn_artifact_options *options,
                                qn_artifact_plan **out, qn_error *err) {
     if (!options->profile) return qn_fail(err, QN_E_ARGUMENT, "an artifact needs a profile");
+    QN_TRY(check_recipe_name(or_empty(options->recipe_name), err));
     if (options->max_shard_bytes < 0) return qn_fail(err, QN_E_ARGUMENT, "max_shard_bytes is not negative");
     if (options->seed > INT64_MAX)
         return qn_fail(err, QN_E_ARGUMENT, "the seed of an artifact is below 2^63");

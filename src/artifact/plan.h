@@ -83,7 +83,7 @@ QN_NODISCARD qn_status qni_size_config(const qn_artifact_plan *plan, qni_sizing 
 typedef struct qni_manifest_facts {
     const qni_sizing *sizing;
     const char (*payload_sha256)[QN_SHA256_HEX]; /* [n_shards] */
-    const char *source_sha256, *recipe_sha256;
+    const char *source_sha256, *recipe_name, *recipe_sha256;
     int64_t total_bytes;
     bool summed; /* one entry a role instead of one for each tensor and role */
 } qni_manifest_facts;

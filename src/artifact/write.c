@@ -237,6 +237,7 @@ static qn_status assemble(write_job *job, qn_error *err) {
     qni_manifest_facts facts = {.sizing = &plan->fixed,
                                 .payload_sha256 = (const char(*)[QN_SHA256_HEX])job->payload_sha256,
                                 .source_sha256 = job->source_sha256,
+                                .recipe_name = plan->recipe_name,
                                 .recipe_sha256 = plan->recipe_sha256,
                                 .total_bytes = plan->fixed.total_bytes};
     char *text = NULL;

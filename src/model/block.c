@@ -1,6 +1,7 @@
 #include "model/block.h"
 
 #include "base/alloc.h"
+#include "base/smaller.h"
 
 #include <stdlib.h>
 
@@ -8,14 +9,10 @@
 
 enum { MLP_TOKENS = 2048 }; /* bounds gate and up: 2 * I * MLP_TOKENS floats */
 
-static int64_t minimum(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
-
 qn_status qni_workspace_make(const qn_model *model, int64_t max_tokens, qni_workspace *out, qn_error *err) {
     const qn_config *config = model->config;
     const int64_t stream = max_tokens * config->hidden_size;
-    const int64_t mlp = minimum(max_tokens, MLP_TOKENS) * config->intermediate_size;
+    const int64_t mlp = qni_min(max_tokens, MLP_TOKENS) * config->intermediate_size;
     int64_t mixer = 0;
     float *block = NULL;
     for (int64_t i = 0; i < config->n_layers; i++) {
@@ -39,7 +36,7 @@ static qn_status mlp_forward(const qni_pass *pass, const qni_layer *layer, const
                              const qni_workspace *work, const float *u, float *y, qn_error *err) {
     const int64_t h = pass->model->config->hidden_size, wide = pass->model->config->intermediate_size;
     for (int64_t done = 0; done < chunk->n_tokens; done += MLP_TOKENS) {
-        const int64_t n = minimum(MLP_TOKENS, chunk->n_tokens - done), first = chunk->first_token + done;
+        const int64_t n = qni_min(MLP_TOKENS, chunk->n_tokens - done), first = chunk->first_token + done;
         float largest = 0.0f;
         QN_TRY(qni_linear(pass, layer->tensor[QN_TENSOR_GATE], -1, u + done * h, first, n, work->gate, err));
         QN_TRY(qni_linear(pass, layer->tensor[QN_TENSOR_UP], -1, u + done * h, first, n, work->up, err));

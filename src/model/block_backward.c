@@ -2,16 +2,13 @@
 #include "model/backward.h"
 
 #include "base/alloc.h"
+#include "base/smaller.h"
 
 #include <stdlib.h>
 
 #include "base/banned.h"
 
 enum { MLP_TOKENS = 2048 }; /* bounds the product and its gradient */
-
-static int64_t minimum(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 /* Numbers that one inside and the gradients of a chunk take. */
 typedef struct sizes {
@@ -24,7 +21,7 @@ static sizes measure(const qn_model *model, int64_t n_tokens) {
     const qn_config *config = model->config;
     sizes s = {.stream = n_tokens * config->hidden_size,
                .mlp = n_tokens * config->intermediate_size,
-               .product = minimum(n_tokens, MLP_TOKENS) * config->intermediate_size};
+               .product = qni_min(n_tokens, MLP_TOKENS) * config->intermediate_size};
     for (int64_t i = 0; i < config->n_layers; i++) {
         const qni_mixer *mixer = model->layers[i].mixer;
         const int64_t inside = mixer->inside_floats(model, n_tokens);
@@ -50,7 +47,7 @@ static qn_status allocate(qni_backward *backward, int64_t max_tokens, int64_t ke
                           qn_error *err) {
     const sizes s = measure(backward->pass->model, max_tokens);
     const int64_t fitting = s.inside > 0 ? keep_bytes / (int64_t)sizeof(float) / s.inside : 0;
-    const int64_t n = minimum(1 + (fitting > 0 ? fitting : 0), most > 1 ? most : 1);
+    const int64_t n = qni_min(1 + (fitting > 0 ? fitting : 0), most > 1 ? most : 1);
     int64_t floats;
     float *block;
     backward->insides = qni_alloc_array(n, sizeof *backward->insides);
@@ -142,7 +139,7 @@ qn_status qni_block_finish(const qni_backward *backward, const qni_layer *layer,
     const int64_t h = pass->model->config->hidden_size, wide = pass->model->config->intermediate_size;
     float *product = backward->work.product;
     for (int64_t done = 0; done < chunk->n_tokens; done += MLP_TOKENS) {
-        const int64_t n = minimum(MLP_TOKENS, chunk->n_tokens - done);
+        const int64_t n = qni_min(MLP_TOKENS, chunk->n_tokens - done);
         pass->ops->swiglu_into(pass->ops, inside->gate + done * wide, inside->up + done * wide, n * wide,
                                product, pass->n_threads);
         QN_TRY(qni_linear(pass, layer->tensor[QN_TENSOR_DOWN], -1, product, chunk->first_token + done, n,
@@ -159,7 +156,7 @@ static qn_status mlp_backward(const qni_backward *backward, const qni_layer *lay
     const int64_t *tensor = layer->tensor;
     float *product = backward->work.product;
     for (int64_t done = 0; done < chunk->n_tokens; done += MLP_TOKENS) {
-        const int64_t n = minimum(MLP_TOKENS, chunk->n_tokens - done), first = chunk->first_token + done;
+        const int64_t n = qni_min(MLP_TOKENS, chunk->n_tokens - done), first = chunk->first_token + done;
         const float *u_part = inside->normed_mid + done * h, *dy_part = dy + done * h;
         float *gate = inside->gate + done * wide, *up = inside->up + done * wide, *du_part = du + done * h;
         QN_TRY(qni_show_gradient(backward, tensor[QN_TENSOR_DOWN], dy_part, first, n, err));

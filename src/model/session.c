@@ -1,6 +1,7 @@
 #include "quern/model/generate.h"
 
 #include "base/alloc.h"
+#include "base/smaller.h"
 #include "model/block.h"
 
 #include <omp.h>
@@ -23,10 +24,6 @@ struct qn_session {
     int64_t *positions;
     int64_t n_past, capacity, max_tokens, work_tokens;
 };
-
-static int64_t minimum(int64_t a, int64_t b) {
-    return a < b ? a : b;
-}
 
 /* Puts a matrix that cannot be used in place into memory: as bf16 for bf16 arithmetic, else as f32. (bf16
  * weights stay as they are in f32 arithmetic too: widening them on the way costs less than reading twice the
@@ -72,7 +69,7 @@ static qn_status open_session(qn_session *s, const qn_model *model, qn_compute c
     const qn_layout *layout = model->layout;
     const int64_t h = model->config->hidden_size;
     QN_TRY(qni_pass_open(&s->pass, model, compute, ctx, err));
-    s->work_tokens = minimum(s->max_tokens, FEED_TOKENS);
+    s->work_tokens = qni_min(s->max_tokens, FEED_TOKENS);
     s->caches = qni_alloc_array(model->config->n_layers, sizeof *s->caches);
     s->decoded = qni_alloc_array(layout->n, sizeof *s->decoded);
     if (!s->caches || !s->decoded) return qni_fail_nomem(err, "session");
@@ -134,7 +131,7 @@ static qn_status make_room(qn_session *s, int64_t n_tokens, qn_error *err) {
     int64_t capacity = s->capacity ? s->capacity : FIRST_CAPACITY;
     if (n_tokens <= s->capacity) return QN_OK;
     while (capacity < n_tokens) capacity *= 2;
-    capacity = minimum(capacity, s->max_tokens);
+    capacity = qni_min(capacity, s->max_tokens);
     QN_TRY(qni_pass_cover(&s->pass, capacity, err));
     for (int64_t l = 0; l < config->n_layers; l++) {
         QN_TRY(grow_rows(&s->caches[l].k, width, s->n_past, capacity, err));
@@ -172,7 +169,7 @@ qn_status qn_session_feed(qn_session *session, const int32_t *ids, int64_t n, fl
     }
     QN_TRY(make_room(session, session->n_past + n, err));
     for (; done < n; done += n_chunk) {
-        n_chunk = minimum(session->work_tokens, n - done);
+        n_chunk = qni_min(session->work_tokens, n - done);
         QN_TRY(feed_chunk(session, ids + done, session->n_past + done, n_chunk, err));
     }
     float *last = session->x + (n_chunk - 1) * h;

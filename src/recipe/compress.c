@@ -12,6 +12,8 @@
 #include <string.h>
 #include <unistd.h>
 
+_Static_assert(sizeof((qn_recipe *)0)->name == QN_MAX_RECIPE_NAME + 1, "every recipe's name fits a manifest");
+
 static bool wants_archive(const char *path) {
     size_t n = strlen(path);
     return n > 4 && strcmp(path + n - 4, ".zip") == 0;

@@ -17,12 +17,17 @@
 extern "C" {
 #endif
 
+/* Bytes of a recipe's name, without the zero at its end. */
+enum { QN_MAX_RECIPE_NAME = 63 };
+
 typedef struct qn_artifact_options {
     const qn_profile *profile; /* borrowed during the call */
     bool with_tokenizer;
-    bool as_archive;                               /* zip, else folder */
-    int64_t max_shard_bytes;                       /* 0: 2 GiB */
-    const char *recipe_name, *recipe_sha256, *isa; /* provenance; borrowed during qn_artifact_plan_new */
+    bool as_archive;         /* zip, else folder */
+    int64_t max_shard_bytes; /* 0: 2 GiB */
+    /* Provenance, or NULL; borrowed during qn_artifact_plan_new. Neither name nor digest moves the size of the artifact. The
+     * name is UTF-8 text of at most QN_MAX_RECIPE_NAME bytes without control characters, quotes and backslashes. */
+    const char *recipe_name, *recipe_sha256, *isa;
     uint64_t seed;
     bool f16_vectors; /* all of them; else the source's 16-bit ones stay as they are */
 } qn_artifact_options;

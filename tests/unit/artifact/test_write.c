@@ -233,13 +233,15 @@ static void test_manifest_fits_its_reserve(void **state) {
     qn_artifact_plan *plan = fixture_plan(&f, &options, 0);
     const int64_t n_parameters = qn_checkpoint_layout(f.source)->n_parameters;
     const int64_t reserve = plan->fixed.manifest_bytes;
-    char sha[1][QN_SHA256_HEX], source_sha[QN_SHA256_HEX];
+    char sha[1][QN_SHA256_HEX], source_sha[QN_SHA256_HEX], longest_name[QN_MAX_RECIPE_NAME + 1];
     for (int draw = 0; draw < 50; draw++) {
         expect_ok(qn_sha256_of_memory(&draw, sizeof draw, sha[0], &err), &err);
         expect_ok(qn_sha256_of_memory(sha, sizeof sha, source_sha, &err), &err);
+        snprintf(longest_name, sizeof longest_name, "%.*s", QN_MAX_RECIPE_NAME, source_sha);
         qni_manifest_facts facts = {.sizing = &plan->fixed,
                                     .payload_sha256 = (const char(*)[QN_SHA256_HEX])sha,
                                     .source_sha256 = source_sha,
+                                    .recipe_name = longest_name,
                                     .recipe_sha256 = source_sha,
                                     .total_bytes = plan->fixed.total_bytes};
         char *text = NULL;
@@ -265,6 +267,61 @@ static void test_manifest_fits_its_reserve(void **state) {
 /* ------------------------------------------------------------------------------------------- planning */
 
 /* Shapes can be asked for again and again, and the last ones that were fixed count. */
+static int64_t need_of(const fixture *f, const char *name, bool as_archive) {
+    qn_artifact_options options = fixture_options(f);
+    qn_artifact_plan *plan = NULL;
+    qn_encoded *shapes = fixture_shapes(f);
+    int64_t n_bytes = 0;
+    qn_error err;
+
+    options.recipe_name = name;
+    options.as_archive = as_archive;
+    expect_ok(qn_artifact_plan_new(f->source, &options, &plan, &err), &err);
+    expect_ok(qn_artifact_plan_need(plan, shapes, &n_bytes, &err), &err);
+    qn_artifact_plan_free(plan);
+    free(shapes);
+    return n_bytes;
+}
+
+/* What a recipe is called moves no byte of the plan, and the longest name fits. */
+static void test_names_move_nothing(void **state) {
+    static const char longest[] = "0123456789-abcdefghijklmnopqrstuvwxyz.ABCDEFGHIJKLMNOPQRSTUVWXY";
+    (void)state;
+    fixture f;
+    fixture_open(&f, &(tiny_options){.vocab = 400});
+    fixture_rescue(&f, 20);
+    assert_int_equal(sizeof longest - 1, QN_MAX_RECIPE_NAME);
+    for (int as_archive = 0; as_archive < 2; as_archive++) {
+        const int64_t n_bytes = need_of(&f, NULL, as_archive);
+        assert_int_equal(need_of(&f, "binary", as_archive), n_bytes);
+        assert_int_equal(need_of(&f, longest, as_archive), n_bytes);
+    }
+    qn_artifact_options options = fixture_options(&f);
+    options.recipe_name = longest;
+    const qn_artifact_result made = fixture_write(&f, "long.zip", &options, 20, 0);
+    assert_int_equal(made.bytes, need_of(&f, "a", true));
+    fixture_close(&f);
+}
+
+static void test_refuses_a_bad_name(void **state) {
+    static const char *const names[] = {
+        "a\nb", "a\x7f", "say \"so\"",
+        "a\\b", "\xC3(", "0123456789-abcdefghijklmnopqrstuvwxyz.ABCDEFGHIJKLMNOPQRSTUVWXYZ"};
+    (void)state;
+    fixture f;
+    fixture_open(&f, &(tiny_options){0});
+    for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
+        qn_artifact_options options = fixture_options(&f);
+        qn_artifact_plan *plan = NULL;
+        qn_error err;
+        options.recipe_name = names[i];
+        expect_error(qn_artifact_plan_new(f.source, &options, &plan, &err), QN_E_ARGUMENT, &err,
+                     "recipe's name");
+        assert_null(plan);
+    }
+    fixture_close(&f);
+}
+
 static void test_shapes_can_be_changed(void **state) {
     (void)state;
     fixture f;
@@ -516,6 +573,8 @@ int main(void) {
         cmocka_unit_test(test_same_payload_from_other_files),
         cmocka_unit_test(test_many_shards),
         cmocka_unit_test(test_manifest_fits_its_reserve),
+        cmocka_unit_test(test_names_move_nothing),
+        cmocka_unit_test(test_refuses_a_bad_name),
         cmocka_unit_test(test_shapes_can_be_changed),
         cmocka_unit_test(test_refuses_impossible_shapes),
         cmocka_unit_test(test_nothing_fixed),
