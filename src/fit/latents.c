@@ -1,6 +1,7 @@
 #include "quern/fit/latents.h"
 
 #include "base/alloc.h"
+#include "base/smaller.h"
 #include "fit/latent_tile.h"
 #include "fit/scale_grid.h"
 
@@ -107,17 +108,31 @@ static int64_t group_of(const qn_banded_band *band, int64_t col) {
     return band->spec.group_size ? col / band->spec.group_size : 0;
 }
 
+/* The lane behind the last one of GROUP, of n in use from column col0 on. */
+static int group_end(const qn_banded_band *band, int64_t group, int64_t col0, int n) {
+    return band->spec.group_size ? (int)qni_min(n, (group + 1) * band->spec.group_size - col0) : n;
+}
+
+/* The scales and threshold of GROUP for lanes [t, end). */
+static void load_group(const latent_row *row, int64_t group, int t, int end, qni_latent_tile *tile) {
+    const qn_banded_band *band = row->band;
+    for (int p = 0; p < band->spec.n_planes; p++) {
+        const float scale = qn_f16_to_f32(band->planes[p].scales[row->row * band->groups + group]);
+        for (int i = t; i < end; i++) tile->s[p][i] = scale;
+    }
+    for (int i = t; row->thresholds && i < end; i++) tile->threshold[i] = row->thresholds[group];
+}
+
 /* Lanes behind the row's end hold zeros. Returns the lanes in use. */
 static int load_tile(const latent_row *row, int64_t col0, qni_latent_tile *tile) {
     const qn_banded_band *band = row->band;
     const int n = lanes_from(band, col0);
     memset(tile, 0, sizeof *tile);
     memcpy(tile->v, row->values + col0, (size_t)n * sizeof *tile->v);
-    for (int t = 0; t < n; t++) {
+    for (int t = 0, end; t < n; t = end) {
         const int64_t group = group_of(band, col0 + t);
-        for (int p = 0; p < band->spec.n_planes; p++)
-            tile->s[p][t] = qn_f16_to_f32(band->planes[p].scales[row->row * band->groups + group]);
-        if (row->thresholds) tile->threshold[t] = row->thresholds[group];
+        end = group_end(band, group, col0, n);
+        load_group(row, group, t, end, tile);
     }
     return n;
 }
@@ -338,10 +353,11 @@ static void tile_gradient(const latent_row *row, double unit, double temperature
 
 /* Adds up by group, in double within a tile. */
 static void add_by_group(const latent_row *row, int64_t col0, int n, const float *lanes, float *out) {
-    for (int t = 0; t < n;) {
+    for (int t = 0, end; t < n; t = end) {
         const int64_t group = group_of(row->band, col0 + t);
         double sum = 0.0;
-        for (; t < n && group_of(row->band, col0 + t) == group; t++) sum += (double)lanes[t];
+        end = group_end(row->band, group, col0, n);
+        for (int i = t; i < end; i++) sum += (double)lanes[i];
         /* NOLINTNEXTLINE(clang-analyzer-core.NullDereference): every band has its arrays */
         out[group] += (float)sum;
     }
