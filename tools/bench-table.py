@@ -63,9 +63,10 @@ def print_shares(quern, reference):
             if key[:2] != (suite, case):
                 continue
             check_same_work(key, ours, theirs)
-            a, b = ours["per_core"], theirs["per_core"]
-            print(f"| {case} | {theirs['by']} | {a:.4g} | {b:.4g} | **{a / b:.2f}** | {100 * a / ours['limit']:.0f} % | "
-                  f"{100 * b / ours['limit']:.0f} % | {ours['peak_rss_bytes'] / 1e6:.0f} | "
+            a, b, limit = ours["per_core"], theirs["per_core"], ours.get("limit")
+            shares = [f"{100 * rate / limit:.0f} %" if limit else "-" for rate in (a, b)]
+            print(f"| {case} | {theirs['by']} | {a:.4g} | {b:.4g} | **{a / b:.2f}** | "
+                  f"{' | '.join(shares)} | {ours['peak_rss_bytes'] / 1e6:.0f} | "
                   f"{theirs['peak_rss_bytes'] / 1e6:.0f} |")
 
 
