@@ -29,6 +29,8 @@ qn_status qni_fail_dnnl(qn_error *err, int error, const char *what) {
  * AVX-512, if n is at least 378 (gemm_driver.cpp, version 2.6). */
 static const double k_packed_below = 0.0038;
 enum { LARGEST_SIDE = 1024, SMALLEST_SIDE = 256, PACKED_WIDTH = 384, MARGIN = 16, ALIGNED = 16 };
+/* Of whole rows in bf16: wider ones would take much memory for a panel of weights, lower tiles pack their operands too often. */
+enum { WIDEST_ROW = 4096, LOWEST_ROWS = 128 };
 
 /* The lowest tile of that width that is packed, and a little more; INT64_MAX: none is. */
 static int64_t packed_height(int64_t width) {
@@ -36,10 +38,21 @@ static int64_t packed_height(int64_t width) {
     return (int64_t)ceil(1.0 / (k_packed_below - 1.0 / (double)width)) + MARGIN;
 }
 
+/* In bf16 oneDNN's faster products (`brg`) write dense results alone: whole rows. */
+static void cut_into_rows(qni_tile_shape *s) {
+    const int64_t height = qni_ceil_div(s->m, QNI_TILES_WANTED);
+    s->tile_n = s->n;
+    s->tile_m = qni_min(s->m, height < LOWEST_ROWS ? LOWEST_ROWS : height);
+}
+
 void qni_tile_shape_cut(qni_tile_shape *s) {
     const int64_t down = qni_ceil_div(s->m, LARGEST_SIDE), across = qni_ceil_div(s->n, LARGEST_SIDE);
     s->tile_m = s->tile_n = SMALLEST_SIDE; /* of an empty result as well */
     if (s->m == 0 || s->n == 0) return;
+    if (s->bf16 && s->ldc == s->n && s->n <= WIDEST_ROW) {
+        cut_into_rows(s);
+        return;
+    }
     const int64_t width = qni_min(s->n, qni_ceil_div(qni_ceil_div(s->n, across), ALIGNED) * ALIGNED);
     const int64_t height = packed_height(s->n - (across - 1) * width);
     if (down * across >= QNI_TILES_WANTED) {

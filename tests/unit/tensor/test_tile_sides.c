@@ -63,12 +63,30 @@ static void test_small_results_have_small_tiles(void **state) {
     assert_true(narrow.m == 256 && narrow.n == 256 && small.m == 256 && small.n == 256);
 }
 
+static sides of_bf16(int64_t m, int64_t n, int64_t ldc) {
+    qni_tile_shape shape = {.bf16 = true, .m = m, .n = n, .ldc = ldc};
+    qni_tile_shape_cut(&shape);
+    return (sides){shape.tile_m, shape.tile_n};
+}
+
+/* Whole rows, as many tiles as wanted; results with gaps and very wide ones are cut as in f32. */
+static void test_bf16_results_are_cut_into_rows(void **state) {
+    (void)state;
+    const sides large = of_bf16(2048, 3072, 3072), low = of_bf16(300, 256, 256), one = of_bf16(5, 64, 64);
+    assert_true(large.n == 3072 && count(2048, large.m) == QNI_TILES_WANTED);
+    assert_true(low.n == 256 && low.m == 128 && one.n == 64 && one.m == 5);
+    const sides gaps = of_bf16(2048, 256, 512), wide = of_bf16(2048, 151936, 151936);
+    assert_true(gaps.n == of(2048, 256).n && gaps.m == of(2048, 256).m);
+    assert_true(wide.n <= LARGEST && of_bf16(0, 0, 0).m > 0);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_sides_are_positive_and_not_too_large),
         cmocka_unit_test(test_large_results_have_large_tiles),
         cmocka_unit_test(test_tiles_are_packed_where_the_result_allows_it),
         cmocka_unit_test(test_small_results_have_small_tiles),
+        cmocka_unit_test(test_bf16_results_are_cut_into_rows),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
