@@ -51,22 +51,23 @@ static qn_status decode_digest(void *user, char hex[QN_SHA256_HEX], qn_error *er
 
 static qn_status add_limits(bench *b, qn_error *err) {
     for (int i = 0; i < BENCH_LIMIT_COUNT; i++) {
+        const bool is_arithmetic = i == BENCH_FMA_ALL || i == BENCH_TILES_ALL;
         double rate;
+        if (i == BENCH_TILES_ALL && !bench_has_tiles(b)) continue;
         QN_TRY(bench_limit_rate(b, (bench_limit)i, &rate, err));
         QN_TRY(bench_add_fact(b, "kernels", bench_limit_name((bench_limit)i),
-                              i == BENCH_FMA_ALL ? "GFLOP/s" : "GB/s", rate / 1e9, err));
+                              is_arithmetic ? "GFLOP/s" : "GB/s", rate / 1e9, err));
     }
     return QN_OK;
 }
 
 static qn_status measure_product(bench *b, kernel_bench *k, const char *name, qn_error *err) {
     const double n_operations = 2.0 * (double)k->n_tokens * BENCH_VOCAB * BENCH_HIDDEN;
-    const bool bounded = k->compute == QN_COMPUTE_F32;
     const bench_case c = {.suite = "kernels",
                           .name = name,
                           .unit = "GFLOP/s",
                           .work = n_operations / 1e9,
-                          .limit = bounded ? BENCH_FMA_ALL : BENCH_NO_LIMIT,
+                          .limit = bench_product_limit(b, k->compute),
                           .limit_work = n_operations,
                           .run = product,
                           .digest = product_digest,

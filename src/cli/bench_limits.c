@@ -14,14 +14,15 @@ enum {
     PRESENT = 1,
     ABSENT = 2
 };
-static const int64_t k_fma_rounds = 4 << 20;
+static const int64_t k_fma_rounds = 4 << 20, k_tile_rounds = 1 << 18;
 
 typedef struct probe {
     const bench *b;
+    bench_limit limit;
     int n_threads;
     size_t n_bytes; /* of each buffer */
     uint8_t *from, *to;
-    float fma_sink;
+    float sink;
 } probe;
 
 static const char *const k_names[BENCH_LIMIT_COUNT] = {[BENCH_COPY_CACHE_ONE] = "copy in cache, 1 thread",
@@ -30,14 +31,16 @@ static const char *const k_names[BENCH_LIMIT_COUNT] = {[BENCH_COPY_CACHE_ONE] = 
                                                        [BENCH_READ_ALL] = "memory read",
                                                        [BENCH_DURABLE_WRITE] = "durable write",
                                                        [BENCH_SHA256] = "sha256, 1 thread",
-                                                       [BENCH_FMA_ALL] = "f32 multiply-add"};
+                                                       [BENCH_FMA_ALL] = "f32 multiply-add",
+                                                       [BENCH_TILES_ALL] = "bf16 multiply-add"};
 
 const char *bench_limit_name(bench_limit limit) {
     return limit == BENCH_NO_LIMIT ? "" : k_names[limit];
 }
 
 bench_limit bench_product_limit(const bench *b, qn_compute compute) {
-    return compute == QN_COMPUTE_F32 || b->isa != QN_ISA_AMX ? BENCH_FMA_ALL : BENCH_NO_LIMIT;
+    if (compute == QN_COMPUTE_F32 || b->isa != QN_ISA_AMX) return BENCH_FMA_ALL;
+    return bench_has_tiles(b) ? BENCH_TILES_ALL : BENCH_NO_LIMIT;
 }
 
 /* Part PART of n_threads of the buffers. */
@@ -109,17 +112,22 @@ static qn_status run_sha256(void *user, qn_error *err) {
     return qn_sha256_of_memory(p->from, p->n_bytes, hex, err);
 }
 
-static qn_status run_fma(void *user, qn_error *err) {
+static double multiply_add(const probe *p, float *sink) {
+    if (p->limit == BENCH_TILES_ALL) return bench_tiles(k_tile_rounds, sink);
+    return bench_fma(p->b->isa, k_fma_rounds, sink);
+}
+
+static qn_status run_arithmetic(void *user, qn_error *err) {
     probe *p = user;
     float sum = 0;
     (void)err;
 #pragma omp parallel num_threads(p->n_threads) reduction(+ : sum)
     {
         float sink;
-        (void)bench_fma(p->b->isa, k_fma_rounds, &sink);
+        (void)multiply_add(p, &sink);
         sum += sink;
     }
-    p->fma_sink = sum;
+    p->sink = sum;
     return QN_OK;
 }
 
@@ -137,12 +145,17 @@ static const recipe k_recipes[BENCH_LIMIT_COUNT] = {
     [BENCH_READ_ALL] = {run_read, MEMORY_BYTES, true, 1},
     [BENCH_DURABLE_WRITE] = {run_durable_write, FILE_BYTES, false, 1},
     [BENCH_SHA256] = {run_sha256, SHA256_BYTES, false, 1},
-    [BENCH_FMA_ALL] = {run_fma, 64, true, 0},
+    [BENCH_FMA_ALL] = {run_arithmetic, 64, true, 0},
+    [BENCH_TILES_ALL] = {run_arithmetic, 64, true, 0},
 };
+
+static bool is_arithmetic(bench_limit limit) {
+    return limit == BENCH_FMA_ALL || limit == BENCH_TILES_ALL;
+}
 
 /* Arithmetic is timed by the processor's clock: what else the machine does takes nothing from that limit. */
 static double seconds_of(const bench_times *times, bench_limit limit, int n_threads) {
-    return limit == BENCH_FMA_ALL ? times->best * times->cores / n_threads : times->best;
+    return is_arithmetic(limit) ? times->best * times->cores / n_threads : times->best;
 }
 
 qn_status bench_limit_rate(bench *b, bench_limit limit, double *out, qn_error *err) {
@@ -151,9 +164,12 @@ qn_status bench_limit_rate(bench *b, bench_limit limit, double *out, qn_error *e
         return QN_OK;
     }
     const recipe *r = &k_recipes[limit];
-    probe p = {.b = b, .n_threads = r->all_threads ? qn_context_threads(b->ctx) : 1, .n_bytes = r->n_bytes};
+    probe p = {.b = b,
+               .limit = limit,
+               .n_threads = r->all_threads ? qn_context_threads(b->ctx) : 1,
+               .n_bytes = r->n_bytes};
     double work = r->work_factor * (double)r->n_bytes;
-    if (limit == BENCH_FMA_ALL) work = p.n_threads * bench_fma(b->isa, k_fma_rounds, &p.fma_sink);
+    if (is_arithmetic(limit)) work = p.n_threads * multiply_add(&p, &p.sink);
     p.from = aligned_alloc(64, p.n_bytes);
     p.to = aligned_alloc(64, p.n_bytes);
     qn_status st = p.from && p.to

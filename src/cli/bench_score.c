@@ -63,7 +63,7 @@ static qn_status measure(bench *b, score_bench *s, qn_error *err) {
     if (b->isa != QN_ISA_AMX) return QN_OK; /* elsewhere bf16 is f32 on rounded values: nothing to gain */
     s->compute = QN_COMPUTE_BF16;
     c.name = "documents, bf16";
-    c.limit = BENCH_NO_LIMIT; /* f32 multiply-adds bound nothing here */
+    c.limit = bench_product_limit(b, QN_COMPUTE_BF16);
     return bench_measure(b, &c, err);
 }
 
