@@ -72,6 +72,7 @@ qn_status bench_add_fact(bench *b, const char *suite, const char *name, const ch
 qn_status bench_measure(bench *b, const bench_case *c, qn_error *err);
 
 const char *bench_limit_name(bench_limit limit);
+bool bench_is_arithmetic(bench_limit limit); /* operations, else bytes */
 qn_status bench_limit_rate(bench *b, bench_limit limit, double *out, qn_error *err);
 
 /* f32 operations of n_rounds rounds of independent multiply-adds on the calling thread, with the instructions of ISA.

@@ -51,12 +51,11 @@ static qn_status decode_digest(void *user, char hex[QN_SHA256_HEX], qn_error *er
 
 static qn_status add_limits(bench *b, qn_error *err) {
     for (int i = 0; i < BENCH_LIMIT_COUNT; i++) {
-        const bool is_arithmetic = i == BENCH_FMA_ALL || i == BENCH_TILES_ALL;
         double rate;
         if (i == BENCH_TILES_ALL && !bench_has_tiles(b)) continue;
         QN_TRY(bench_limit_rate(b, (bench_limit)i, &rate, err));
         QN_TRY(bench_add_fact(b, "kernels", bench_limit_name((bench_limit)i),
-                              is_arithmetic ? "GFLOP/s" : "GB/s", rate / 1e9, err));
+                              bench_is_arithmetic((bench_limit)i) ? "GFLOP/s" : "GB/s", rate / 1e9, err));
     }
     return QN_OK;
 }

@@ -38,6 +38,10 @@ const char *bench_limit_name(bench_limit limit) {
     return limit == BENCH_NO_LIMIT ? "" : k_names[limit];
 }
 
+bool bench_is_arithmetic(bench_limit limit) {
+    return limit == BENCH_FMA_ALL || limit == BENCH_TILES_ALL;
+}
+
 bench_limit bench_product_limit(const bench *b, qn_compute compute) {
     if (compute == QN_COMPUTE_F32 || b->isa != QN_ISA_AMX) return BENCH_FMA_ALL;
     return bench_has_tiles(b) ? BENCH_TILES_ALL : BENCH_NO_LIMIT;
@@ -149,13 +153,9 @@ static const recipe k_recipes[BENCH_LIMIT_COUNT] = {
     [BENCH_TILES_ALL] = {run_arithmetic, 64, true, 0},
 };
 
-static bool is_arithmetic(bench_limit limit) {
-    return limit == BENCH_FMA_ALL || limit == BENCH_TILES_ALL;
-}
-
 /* Arithmetic is timed by the processor's clock: what else the machine does takes nothing from that limit. */
 static double seconds_of(const bench_times *times, bench_limit limit, int n_threads) {
-    return is_arithmetic(limit) ? times->best * times->cores / n_threads : times->best;
+    return bench_is_arithmetic(limit) ? times->best * times->cores / n_threads : times->best;
 }
 
 qn_status bench_limit_rate(bench *b, bench_limit limit, double *out, qn_error *err) {
@@ -169,7 +169,7 @@ qn_status bench_limit_rate(bench *b, bench_limit limit, double *out, qn_error *e
                .n_threads = r->all_threads ? qn_context_threads(b->ctx) : 1,
                .n_bytes = r->n_bytes};
     double work = r->work_factor * (double)r->n_bytes;
-    if (is_arithmetic(limit)) work = p.n_threads * multiply_add(&p, &p.sink);
+    if (bench_is_arithmetic(limit)) work = p.n_threads * multiply_add(&p, &p.sink);
     p.from = aligned_alloc(64, p.n_bytes);
     p.to = aligned_alloc(64, p.n_bytes);
     qn_status st = p.from && p.to
