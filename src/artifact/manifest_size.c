@@ -11,15 +11,22 @@
 #include "quern/base/rng.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/banned.h"
 
 enum { N_DRAWS = 4, DEFLATE_MARGIN = 48 };
 static const uint64_t DRAW_SEED = 1;
 
+/* N_CHARS of LETTERS and a zero. */
+static void draw_text(qn_rng *rng, const char *letters, int n_chars, char *out) {
+    const size_t last = strlen(letters) - 1;
+    for (int i = 0; i < n_chars; i++) out[i] = letters[qn_rng_interval(rng, last)];
+    out[n_chars] = 0;
+}
+
 static void draw_hex(qn_rng *rng, char hex[QN_SHA256_HEX]) {
-    for (int i = 0; i < QN_SHA256_HEX - 1; i++) hex[i] = "0123456789abcdef"[qn_rng_interval(rng, 15)];
-    hex[QN_SHA256_HEX - 1] = 0;
+    draw_text(rng, "0123456789abcdef", QN_SHA256_HEX - 1, hex);
 }
 
 static qn_status rendered_bytes(const qn_artifact_plan *plan, const qni_manifest_facts *facts, bool deflate,
@@ -37,12 +44,6 @@ static qn_status rendered_bytes(const qn_artifact_plan *plan, const qni_manifest
     return status;
 }
 
-static void draw_name(qn_rng *rng, char name[QN_MAX_RECIPE_NAME + 1]) {
-    for (int i = 0; i < QN_MAX_RECIPE_NAME; i++)
-        name[i] = "abcdefghijklmnopqrstuvwxyz-_.0123456789"[qn_rng_interval(rng, 38)];
-    name[QN_MAX_RECIPE_NAME] = 0;
-}
-
 /* Digests and a name made up, and the facts that point to them. */
 typedef struct sample {
     qni_manifest_facts facts;
@@ -54,7 +55,7 @@ typedef struct sample {
 static void sample_draw(sample *s) {
     draw_hex(&s->rng, s->source_sha256);
     draw_hex(&s->rng, s->recipe_sha256);
-    draw_name(&s->rng, s->recipe_name);
+    draw_text(&s->rng, "abcdefghijklmnopqrstuvwxyz-_.0123456789", QN_MAX_RECIPE_NAME, s->recipe_name);
     for (int64_t k = 0; k < s->facts.sizing->n_shards; k++) draw_hex(&s->rng, s->sha256[k]);
 }
 

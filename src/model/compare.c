@@ -1,6 +1,7 @@
 #include "quern/model/compare.h"
 
 #include "base/alloc.h"
+#include "base/smaller.h"
 #include "model/pass.h"
 #include "model/walk_stage.h"
 #include "model/window_batch.h"
@@ -64,7 +65,7 @@ static qn_status prepare(compare_job *job, const qn_windows *windows, qn_error *
     const qn_config *base = qn_model_config(job->sides[BASE].model),
                     *candidate = qn_model_config(job->sides[CANDIDATE].model);
     const int64_t a = qni_window_batch_budget(base), b = qni_window_batch_budget(candidate);
-    QN_TRY(qni_window_batch_open(windows, a < b ? a : b, &job->batch, err));
+    QN_TRY(qni_window_batch_open(windows, qni_min(a, b), &job->batch, err));
     job->chunk_tokens = qni_head_chunk_tokens(base->vocab_size);
     if (job->chunk_tokens > job->batch.max_tokens) job->chunk_tokens = job->batch.max_tokens;
     for (int i = 0; i < N_SIDES; i++) {

@@ -37,7 +37,8 @@ void qni_tile_gemm_release(qni_tile_gemm *gemm);
 enum { QNI_TILES_WANTED = 8 }; /* of a product: work for so many threads */
 
 /* Sets the sides of the tiles, by the shape alone: as large as leaves tiles enough, but not so small that oneDNN would no
- * longer pack their operands, where the result allows that. All tiles of a side are about equal. */
+ * longer pack their operands, where the result allows that, and about equal on each side. Dense results in bf16 are cut into whole
+ * rows. */
 void qni_tile_shape_cut(qni_tile_shape *shape);
 
 int64_t qni_tile_count(const qni_tile_shape *shape);

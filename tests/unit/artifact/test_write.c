@@ -266,7 +266,7 @@ static void test_manifest_fits_its_reserve(void **state) {
 
 /* ------------------------------------------------------------------------------------------- planning */
 
-/* Shapes can be asked for again and again, and the last ones that were fixed count. */
+/* The bytes that the present choice needs where the recipe is called NAME. */
 static int64_t need_of(const fixture *f, const char *name, bool as_archive) {
     qn_artifact_options options = fixture_options(f);
     qn_artifact_plan *plan = NULL;
@@ -322,6 +322,7 @@ static void test_refuses_a_bad_name(void **state) {
     fixture_close(&f);
 }
 
+/* Shapes can be asked for again and again, and the last ones that were fixed count. */
 static void test_shapes_can_be_changed(void **state) {
     (void)state;
     fixture f;

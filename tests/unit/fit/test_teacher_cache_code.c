@@ -168,7 +168,7 @@ static void test_samples_are_without_bias(void **state) {
         if (place == 0)
             for (int i = 0; i < K; i++) {
                 rest -= exp((double)logits[t.rows.ids[i]]) / sum;
-                drawn[t.rows.ids[i]] = NAN; /* never drawn */
+                drawn[t.rows.ids[i]] = (double)NAN; /* never drawn */
             }
         release(&t);
     }
