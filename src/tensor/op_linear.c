@@ -115,7 +115,7 @@ static qni_tile_shape choose_tiles(const linear_job *job) {
                             .ldb = w->cols,
                             .ldc = w->rows};
     qni_tile_shape_cut(&shape);
-    if (job->few || qni_tile_count(&shape) < QNI_TILES_WANTED) {
+    if (job->few || (!shape.bf16 && qni_tile_count(&shape) < QNI_TILES_WANTED)) {
         shape.tile_m = SMALL_TOKENS;
         shape.tile_n = SMALL_ROWS;
     }

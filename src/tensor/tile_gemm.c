@@ -29,8 +29,9 @@ qn_status qni_fail_dnnl(qn_error *err, int error, const char *what) {
  * AVX-512, if n is at least 378 (gemm_driver.cpp, version 2.6). */
 static const double k_packed_below = 0.0038;
 enum { LARGEST_SIDE = 1024, SMALLEST_SIDE = 256, PACKED_WIDTH = 384, MARGIN = 16, ALIGNED = 16 };
-/* Of whole rows in bf16: wider ones would take much memory for a panel of weights, lower tiles pack their operands too often. */
-enum { WIDEST_ROW = 4096, LOWEST_ROWS = 128 };
+/* Of tiles in bf16. Lower ones pack their operands too often (rates by height: BENCHMARKS.md); wider rows would take much memory for a
+ * panel of weights; what is staged is to stay in a cache. */
+enum { LOWEST_ROWS = 128, WIDEST_ROW = 4096, STAGED_ROWS = 256 };
 
 /* The lowest tile of that width that is packed, and a little more; INT64_MAX: none is. */
 static int64_t packed_height(int64_t width) {
@@ -38,19 +39,25 @@ static int64_t packed_height(int64_t width) {
     return (int64_t)ceil(1.0 / (k_packed_below - 1.0 / (double)width)) + MARGIN;
 }
 
-/* In bf16 oneDNN's faster products (`brg`) write dense results alone: whole rows. */
-static void cut_into_rows(qni_tile_shape *s) {
-    const int64_t height = qni_ceil_div(s->m, QNI_TILES_WANTED);
-    s->tile_n = s->n;
-    s->tile_m = qni_min(s->m, height < LOWEST_ROWS ? LOWEST_ROWS : height);
+/* oneDNN's faster products in bf16 (`brg`) write dense results alone. So tiles are whole rows where those give tiles enough, else
+ * staged. */
+static void cut_for_bf16(qni_tile_shape *s) {
+    const int64_t even = qni_ceil_div(s->m, QNI_TILES_WANTED),
+                  height = even < LOWEST_ROWS ? LOWEST_ROWS : even;
+    const int64_t wanted = qni_ceil_div(QNI_TILES_WANTED, qni_ceil_div(s->m, height));
+    const int64_t widest = s->ldc == s->n && s->n <= WIDEST_ROW ? WIDEST_ROW : LARGEST_SIDE;
+    const int64_t least = qni_ceil_div(s->n, widest), most = qni_ceil_div(s->n, SMALLEST_SIDE);
+    const int64_t across = wanted > least ? qni_min(wanted, most) : least;
+    s->tile_n = qni_min(s->n, qni_ceil_div(qni_ceil_div(s->n, across), ALIGNED) * ALIGNED);
+    s->tile_m = s->tile_n == s->ldc ? height : qni_min(height, STAGED_ROWS);
 }
 
 void qni_tile_shape_cut(qni_tile_shape *s) {
     const int64_t down = qni_ceil_div(s->m, LARGEST_SIDE), across = qni_ceil_div(s->n, LARGEST_SIDE);
     s->tile_m = s->tile_n = SMALLEST_SIDE; /* of an empty result as well */
     if (s->m == 0 || s->n == 0) return;
-    if (s->bf16 && s->ldc == s->n && s->n <= WIDEST_ROW) {
-        cut_into_rows(s);
+    if (s->bf16) {
+        cut_for_bf16(s);
         return;
     }
     const int64_t width = qni_min(s->n, qni_ceil_div(qni_ceil_div(s->n, across), ALIGNED) * ALIGNED);
@@ -82,12 +89,12 @@ static dnnl_status_t describe(dnnl_memory_desc_t *out, int64_t rows, int64_t col
     return dnnl_memory_desc_init_by_strides(out, 2, dims, type, strides);
 }
 
-static dnnl_status_t make_attributes(const qni_tile_shape *shape, dnnl_primitive_attr_t *out) {
+static dnnl_status_t make_attributes(bool accumulate, dnnl_primitive_attr_t *out) {
     dnnl_post_ops_t post_ops = NULL;
     dnnl_status_t status = dnnl_primitive_attr_create(out);
     if (status == dnnl_success)
         status = dnnl_primitive_attr_set_scratchpad_mode(*out, dnnl_scratchpad_mode_user);
-    if (status != dnnl_success || !shape->accumulate) return status;
+    if (status != dnnl_success || !accumulate) return status;
     status = dnnl_post_ops_create(&post_ops);
     if (status == dnnl_success) status = dnnl_post_ops_append_sum(post_ops, 1.0f);
     if (status == dnnl_success) status = dnnl_primitive_attr_set_post_ops(*out, post_ops);
@@ -95,29 +102,37 @@ static dnnl_status_t make_attributes(const qni_tile_shape *shape, dnnl_primitive
     return status;
 }
 
-static dnnl_status_t make_primitive(qni_tile_gemm *g, int i, int j, dnnl_primitive_attr_t attributes) {
+/* Whether a tile of N columns leaves gaps in C. */
+static bool is_staged(const qni_tile_shape *shape, int64_t n) {
+    return n != shape->ldc;
+}
+
+static dnnl_status_t make_primitive(qni_tile_gemm *g, int i, int j, bool accumulate) {
     dnnl_matmul_desc_t desc;
+    dnnl_primitive_attr_t attributes = NULL;
     dnnl_primitive_desc_t pd = NULL;
-    dnnl_status_t status = dnnl_matmul_desc_init(&desc, &g->a[i], &g->b[j], NULL, &g->c[i][j]);
+    dnnl_status_t status = make_attributes(accumulate, &attributes);
+    if (status == dnnl_success) status = dnnl_matmul_desc_init(&desc, &g->a[i], &g->b[j], NULL, &g->c[i][j]);
     if (status == dnnl_success) status = dnnl_primitive_desc_create(&pd, &desc, attributes, g->engine, NULL);
     if (status == dnnl_success) {
         g->scratch[i][j] = *dnnl_primitive_desc_query_md(pd, dnnl_query_scratchpad_md, 0);
-        const size_t bytes = dnnl_memory_desc_get_size(&g->scratch[i][j]);
+        const size_t bytes = g->staged_bytes + dnnl_memory_desc_get_size(&g->scratch[i][j]);
         if (bytes > g->scratch_bytes) g->scratch_bytes = bytes;
         status = dnnl_primitive_create(&g->primitives[i][j], pd);
     }
     dnnl_primitive_desc_destroy(pd);
+    dnnl_primitive_attr_destroy(attributes);
     return status;
 }
 
 static dnnl_status_t make_primitives(qni_tile_gemm *g) {
     const qni_tile_shape *s = &g->shape;
-    dnnl_primitive_attr_t attributes = NULL;
     dnnl_status_t status = dnnl_engine_create(&g->engine, dnnl_cpu, 0);
     int64_t m[2], n[2];
     tile_sizes(s->m, s->tile_m, m);
     tile_sizes(s->n, s->tile_n, n);
-    if (status == dnnl_success) status = make_attributes(s, &attributes);
+    if (is_staged(s, n[0]) || is_staged(s, n[1])) /* the first is the largest */
+        g->staged_bytes = qni_aligned_bytes(m[0] * n[0], sizeof(float));
     for (int i = 0; i < 2 && status == dnnl_success; i++) {
         status = describe(&g->a[i], m[i], s->k, s->trans_a, s->lda, dnnl_bf16);
         if (status == dnnl_success) status = describe(&g->b[i], s->k, n[i], s->trans_b, s->ldb, dnnl_bf16);
@@ -125,11 +140,11 @@ static dnnl_status_t make_primitives(qni_tile_gemm *g) {
     for (int i = 0; i < 2; i++) {
         for (int j = 0; j < 2 && status == dnnl_success; j++) {
             if ((i && m[1] == m[0]) || (j && n[1] == n[0])) continue;
-            status = describe(&g->c[i][j], m[i], n[j], false, s->ldc, dnnl_f32);
-            if (status == dnnl_success) status = make_primitive(g, i, j, attributes);
+            status = describe(&g->c[i][j], m[i], n[j], false, n[j], dnnl_f32);
+            if (status == dnnl_success)
+                status = make_primitive(g, i, j, s->accumulate && !is_staged(s, n[j]));
         }
     }
-    dnnl_primitive_attr_destroy(attributes);
     return status;
 }
 
@@ -161,8 +176,8 @@ void qni_tile_gemm_release(qni_tile_gemm *gemm) {
     *gemm = (qni_tile_gemm){0};
 }
 
-static int run_bf16(const qni_tile_gemm *g, int i, int j, const void *a, const void *b, float *c,
-                    void *scratch) {
+static int run_primitive(const qni_tile_gemm *g, int i, int j, const void *a, const void *b, float *c,
+                         void *scratch) {
     /* oneDNN's C interface takes writable handles for inputs too. */
     union {
         const void *in;
@@ -191,6 +206,27 @@ static int run_bf16(const qni_tile_gemm *g, int i, int j, const void *a, const v
     return (int)status;
 }
 
+/* A staged tile into C. */
+static void place_tile(const qni_tile_gemm *g, int64_t m, int64_t n, const float *staged, float *c) {
+    for (int64_t i = 0; i < m; i++) {
+        float *row = c + i * g->shape.ldc;
+        if (g->shape.accumulate) {
+            (void)g->kernels->add(row, staged + i * n, n);
+        } else {
+            memcpy(row, staged + i * n, (size_t)n * sizeof *row);
+        }
+    }
+}
+
+static int run_bf16(const qni_tile_gemm *g, int64_t m, int64_t n, const void *a, const void *b, float *c,
+                    char *scratch) {
+    const int i = m != qni_min(g->shape.m, g->shape.tile_m), j = n != qni_min(g->shape.n, g->shape.tile_n);
+    float *staged = is_staged(&g->shape, n) ? (float *)(void *)scratch : NULL;
+    const int error = run_primitive(g, i, j, a, b, staged ? staged : c, scratch + g->staged_bytes);
+    if (staged && !error) place_tile(g, m, n, staged, c);
+    return error;
+}
+
 int qni_tile_gemm_run(const qni_tile_gemm *gemm, int64_t m, int64_t n, const void *a, const void *b, float *c,
                       void *scratch) {
     const qni_tile_shape *s = &gemm->shape;
@@ -198,8 +234,7 @@ int qni_tile_gemm_run(const qni_tile_gemm *gemm, int64_t m, int64_t n, const voi
         return gemm->kernels->gemm_f32(s->trans_a, s->trans_b, m, n, s->k, a, s->lda, b, s->ldb,
                                        s->accumulate, c, s->ldc);
     }
-    const int i = m != qni_min(s->m, s->tile_m), j = n != qni_min(s->n, s->tile_n);
-    return run_bf16(gemm, i, j, a, b, c, scratch);
+    return run_bf16(gemm, m, n, a, b, c, scratch);
 }
 
 int qni_tile_gemm_task(const qni_tile_gemm *gemm, int64_t task, const void *a, const void *b, float *c,

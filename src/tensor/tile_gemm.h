@@ -27,6 +27,7 @@ typedef struct qni_tile_gemm {
     dnnl_engine_t engine;
     dnnl_primitive_t primitives[2][2];
     dnnl_memory_desc_t a[2], b[2], c[2][2], scratch[2][2];
+    size_t staged_bytes;  /* of a tile that leaves gaps in C: made dense in scratch, then placed */
     size_t scratch_bytes; /* each thread brings that much, 64-byte aligned */
 } qni_tile_gemm;
 
@@ -37,8 +38,8 @@ void qni_tile_gemm_release(qni_tile_gemm *gemm);
 enum { QNI_TILES_WANTED = 8 }; /* of a product: work for so many threads */
 
 /* Sets the sides of the tiles, by the shape alone: as large as leaves tiles enough, but not so small that oneDNN would no
- * longer pack their operands, where the result allows that, and about equal on each side. Dense results in bf16 are cut into whole
- * rows. */
+ * longer pack their operands, where the result allows that, and about equal on each side. In bf16 they are whole rows where those give
+ * tiles enough. */
 void qni_tile_shape_cut(qni_tile_shape *shape);
 
 int64_t qni_tile_count(const qni_tile_shape *shape);

@@ -69,15 +69,23 @@ static sides of_bf16(int64_t m, int64_t n, int64_t ldc) {
     return (sides){shape.tile_m, shape.tile_n};
 }
 
-/* Whole rows, as many tiles as wanted; results with gaps and very wide ones are cut as in f32. */
+/* Whole rows where those are tiles enough; else rows are cut, too, and what is staged stays small. */
 static void test_bf16_results_are_cut_into_rows(void **state) {
     (void)state;
-    const sides large = of_bf16(2048, 3072, 3072), low = of_bf16(300, 256, 256), one = of_bf16(5, 64, 64);
+    const sides large = of_bf16(2048, 3072, 3072), narrow = of_bf16(300, 256, 256), one = of_bf16(5, 64, 64);
     assert_true(large.n == 3072 && count(2048, large.m) == QNI_TILES_WANTED);
-    assert_true(low.n == 256 && low.m == 128 && one.n == 64 && one.m == 5);
-    const sides gaps = of_bf16(2048, 256, 512), wide = of_bf16(2048, 151936, 151936);
-    assert_true(gaps.n == of(2048, 256).n && gaps.m == of(2048, 256).m);
-    assert_true(wide.n <= LARGEST && of_bf16(0, 0, 0).m > 0);
+    assert_true(narrow.n == 256 && narrow.m == 128 && one.n == 64);
+    const sides low = of_bf16(512, 1024, 1024), wide = of_bf16(4096, 151936, 151936);
+    assert_true(count(512, low.m) * count(1024, low.n) == QNI_TILES_WANTED && low.m == 128);
+    assert_true(wide.n == LARGEST && wide.m == LARGEST / 4);
+    const sides gaps = of_bf16(2048, 256, 512), empty = of_bf16(0, 0, 0);
+    assert_true(gaps.n == 256 && gaps.m == 256 && empty.m > 0 && empty.n > 0);
+    for (int64_t m = 1; m < 5000; m += 37) {
+        for (int64_t n = 1; n < 5000; n += 41) {
+            const sides s = of_bf16(m, n, n);
+            assert_true(s.m > 0 && s.n > 0 && s.n <= n && (s.n == n || s.m * s.n <= LARGEST * LARGEST / 4));
+        }
+    }
 }
 
 int main(void) {
