@@ -28,10 +28,46 @@ static qn_view view_of(const float *data, int64_t n) {
     return (qn_view){.data = data, .dtype = QN_DTYPE_F32, .n_dims = 1, .shape = {n}};
 }
 
+/* What a mark says besides its key, as text. */
+typedef struct mark_texts {
+    char texts[8][NUMBER_BYTES];
+} mark_texts;
+
+enum { N_MARK_ITEMS = 1 + sizeof(mark_texts) / NUMBER_BYTES };
+
+static void format_mark(const qn_trainable_mark *mark, mark_texts *out,
+                        qn_safetensors_meta items[N_MARK_ITEMS]) {
+    const struct {
+        const char *key;
+        int64_t count;
+    } counts[] = {{"step", mark->step},
+                  {"best_step", mark->best_step},
+                  {"was_trap", mark->was_trap},
+                  {"diverged", mark->diverged}};
+    const struct {
+        const char *key;
+        double value;
+    } numbers[] = {{"best_loss", mark->best_loss},
+                   {"first_loss", mark->first_loss},
+                   {"first_kl", mark->first_kl},
+                   {"best_kl", mark->best_kl}};
+    char(*text)[NUMBER_BYTES] = out->texts;
+    *items++ = (qn_safetensors_meta){"quern.run", mark->key};
+    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
+        (void)snprintf(*text, sizeof *text, "%lld", (long long)counts[i].count);
+        *items++ = (qn_safetensors_meta){counts[i].key, *text++};
+    }
+    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
+        (void)snprintf(*text, sizeof *text, "%.17g", numbers[i].value);
+        *items++ = (qn_safetensors_meta){numbers[i].key, *text++};
+    }
+}
+
 static qn_status save_items(const qn_trainable *t, const char *path, const qn_trainable_mark *mark,
                             bool with_state, qn_safetensors_item *items, char (*names)[NAME_BYTES],
                             qn_error *err) {
-    char step[NUMBER_BYTES], best_step[NUMBER_BYTES], best[NUMBER_BYTES], first[NUMBER_BYTES];
+    qn_safetensors_meta meta[N_MARK_ITEMS];
+    mark_texts texts;
     float *arrays[N_STATE];
     size_t n = 0;
     for (int64_t g = 0; g < t->n_groups; g++) {
@@ -41,16 +77,8 @@ static qn_status save_items(const qn_trainable *t, const char *path, const qn_tr
     state_arrays(t, arrays);
     for (int k = 0; k < N_STATE && with_state; k++)
         if (arrays[k]) items[n++] = (qn_safetensors_item){k_state_names[k], view_of(arrays[k], t->n_floats)};
-    (void)snprintf(step, sizeof step, "%lld", (long long)mark->step);
-    (void)snprintf(best_step, sizeof best_step, "%lld", (long long)mark->best_step);
-    (void)snprintf(best, sizeof best, "%.17g", mark->best_loss);
-    (void)snprintf(first, sizeof first, "%.17g", mark->first_loss);
-    const qn_safetensors_meta meta[] = {{"quern.run", mark->key},
-                                        {"step", step},
-                                        {"best_step", best_step},
-                                        {"best_loss", best},
-                                        {"first_loss", first}};
-    return qn_safetensors_save(path, items, n, meta, sizeof meta / sizeof *meta, NULL, err);
+    format_mark(mark, &texts, meta);
+    return qn_safetensors_save(path, items, n, meta, N_MARK_ITEMS, NULL, err);
 }
 
 qn_status qn_trainable_save(const qn_trainable *t, const char *path, const qn_trainable_mark *mark,
@@ -102,6 +130,10 @@ static qn_status take_mark(const qn_safetensors *file, const char *path, qn_trai
     mark->best_step = best_step;
     mark->best_loss = number(file, "best_loss");
     mark->first_loss = number(file, "first_loss");
+    mark->first_kl = number(file, "first_kl");
+    mark->best_kl = number(file, "best_kl");
+    mark->was_trap = count_of(file, "was_trap") > 0;
+    mark->diverged = count_of(file, "diverged") > 0;
     return QN_OK;
 }
 

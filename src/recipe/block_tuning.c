@@ -8,6 +8,8 @@
 
 #include "base/banned.h"
 
+static const char k_trained_block[] = "block";
+
 static qn_status add_matrix(qn_trainable *t, int64_t entry, const qn_encoded *fitted, const float *target,
                             const qn_context *ctx, qn_error *err) {
     qn_banded banded = {0};
@@ -60,14 +62,18 @@ qn_status qni_take_vectors(const qni_matrix_store *store, qni_run_stage stage, q
     return QN_OK;
 }
 
-qn_status qni_trained_block_load(const qni_matrix_store *store, int64_t layer, qn_trainable *t, bool *found,
-                                 qn_error *err) {
-    qn_trainable_mark mark = {.key = store->keys[QNI_STAGE_TRAINED]};
+qn_status qni_trained_block_load(const qni_matrix_store *store, int64_t layer, qn_trainable *t,
+                                 qn_trainable_mark *mark, bool *found, qn_error *err) {
     char *path = NULL;
-    QN_TRY(qni_stage_path(store, QNI_STAGE_TRAINED, "block", layer, &path, err));
-    const qn_status status = qn_trainable_load(t, path, &mark, false, found, err);
+    *mark = (qn_trainable_mark){.key = store->keys[QNI_STAGE_TRAINED]};
+    QN_TRY(qni_stage_path(store, QNI_STAGE_TRAINED, k_trained_block, layer, &path, err));
+    const qn_status status = qn_trainable_load(t, path, mark, false, found, err);
     free(path);
     return status;
+}
+
+bool qni_trained_block_is_stored(const qni_matrix_store *store, int64_t layer) {
+    return qni_stage_has(store, QNI_STAGE_TRAINED, k_trained_block, layer);
 }
 
 static qn_status train(const qni_block_job *job, qn_trainable *t, const qn_context *ctx,
@@ -138,9 +144,13 @@ static qn_status save_block(const qni_block_job *job, const qn_trainable *t, con
                                     .step = report->tune.steps,
                                     .best_step = report->tune.best_step,
                                     .best_loss = report->tune.best_loss,
-                                    .first_loss = report->tune.first_loss};
+                                    .first_loss = report->tune.first_loss,
+                                    .first_kl = report->fitted_kl,
+                                    .best_kl = report->trained_kl,
+                                    .was_trap = report->was_trap,
+                                    .diverged = report->tune.diverged};
     char *path = NULL;
-    QN_TRY(qni_stage_path(job->store, QNI_STAGE_TRAINED, "block", job->layer, &path, err));
+    QN_TRY(qni_stage_path(job->store, QNI_STAGE_TRAINED, k_trained_block, job->layer, &path, err));
     qn_status status = qni_save_trained(job->store, QNI_STAGE_TRAINED, t, err);
     if (status == QN_OK) status = qn_trainable_save(t, path, &mark, false, err);
     free(path);
@@ -159,13 +169,32 @@ static qn_status tune(const qni_block_job *job, qn_trainable *t, const qn_contex
     return status;
 }
 
+/* What was said of the block when it was trained. */
+static qni_block_report stored_report(const qn_trainable_mark *mark) {
+    return (qni_block_report){.tune = {.steps = mark->step,
+                                       .best_step = mark->best_step,
+                                       .first_loss = mark->first_loss,
+                                       .best_loss = mark->best_loss,
+                                       .diverged = mark->diverged},
+                              .fitted_kl = mark->first_kl,
+                              .trained_kl = mark->best_kl,
+                              .was_trap = mark->was_trap,
+                              .was_stored = true};
+}
+
 qn_status qni_tune_block(const qni_block_job *job, qn_trainable *t, const qn_context *ctx,
                          qni_block_report *report, qn_error *err) {
     qni_block_report r = {0};
-    QN_TRY(qni_trained_block_load(job->store, job->layer, t, &r.was_stored, err));
-    if (r.was_stored) {
+    qn_trainable_mark mark;
+    bool is_stored = false;
+    QN_TRY(qni_trained_block_load(job->store, job->layer, t, &mark, &is_stored, err));
+    if (is_stored) {
+        r = stored_report(&mark);
         qn_trainable_evaluate(t, 0.0, ctx);
         QN_TRY(qni_save_trained(job->store, QNI_STAGE_TRAINED, t, err)); /* some may have been removed */
+    } else if (!job->stream) {
+        return qn_fail(err, QN_E_IO, "%s: the trained block %lld has gone", job->store->folder,
+                       (long long)job->layer);
     } else {
         QN_TRY(tune(job, t, ctx, &r, err));
     }
@@ -185,7 +214,7 @@ qn_status qni_save_trained(const qni_matrix_store *store, qni_run_stage stage, c
         }
         QN_TRY(qn_banded_encode(&part->latents.codes, part->latents.hadamard, e->name, &encoded, err));
         const qn_status status =
-            qni_matrix_store_save(store, stage, part->entry, e->name, &encoded, NULL, err);
+            qni_matrix_store_save(store, stage, part->entry, e->name, &encoded, NULL, -1.0, err);
         qn_encoded_release(&encoded);
         QN_TRY(status);
     }

@@ -25,7 +25,8 @@ typedef struct qni_block_report {
     qn_tune_report tune;
     double fitted_kl, trained_kl; /* at the head, on the probe, nats a token */
     bool was_trap;                /* the distance fell, the divergence rose: rolled back */
-    bool was_stored;              /* it was there already: the rest is 0 */
+    bool
+        was_stored; /* it was there already; the rest is of the run that trained it, but for numbers of sequences */
 } qni_block_report;
 
 /* A block on its way: what the walk lends for one call. */
@@ -36,7 +37,8 @@ typedef struct qni_block_job {
     qn_model *teacher, *student;
     qni_probe *probe;
     qn_compute compute;
-    const float *stream, *target; /* [T, h] in front of the block, and behind the window */
+    const float *stream,
+        *target; /* [T, h] in front of the block, and behind the window; NULL: the block has to be stored */
     const float *channel_weights; /* [h] or NULL */
     int64_t layer;
 } qni_block_job;
@@ -52,9 +54,10 @@ QN_NODISCARD qn_status qni_layer_trainable(const qn_model *teacher, int64_t laye
 QN_NODISCARD qn_status qni_take_vectors(const qni_matrix_store *store, qni_run_stage stage, qn_trainable *t,
                                         qn_error *err);
 
-/* Parameters of a trained block from the store. */
+/* Parameters of a trained block from the store, and what its file says of the run that trained it. */
 QN_NODISCARD qn_status qni_trained_block_load(const qni_matrix_store *store, int64_t layer, qn_trainable *t,
-                                              bool *found, qn_error *err);
+                                              qn_trainable_mark *mark, bool *found, qn_error *err);
+bool qni_trained_block_is_stored(const qni_matrix_store *store, int64_t layer);
 
 /* Trains the set T of the block, or takes it from the store; on return T holds the result and the student has its own weights back. */
 QN_NODISCARD qn_status qni_tune_block(const qni_block_job *job, qn_trainable *t, const qn_context *ctx,

@@ -15,7 +15,9 @@
 enum {
     KEY_DIGITS = 12
 }; /* of a key in a file's name: enough to tell runs apart, and the file says it whole */
-static const char k_key[] = "quern.run", k_spec[] = "spec", k_target[] = "target";
+static const char k_key[] = "quern.run", k_spec[] = "spec", k_target[] = "target",
+                  k_relative_error[] = "relative_error";
+static const char *const k_matrix_of[QNI_STAGE_COUNT] = {"matrix", "trained", "tuned"};
 
 qn_status qni_store_path(const qni_matrix_store *store, const char *name, char **path, qn_error *err) {
     char *joined = NULL;
@@ -37,18 +39,25 @@ qn_status qni_stage_path(const qni_matrix_store *store, qni_run_stage stage, con
 
 static qn_status path_of(const qni_matrix_store *store, qni_run_stage stage, int64_t entry, char **path,
                          qn_error *err) {
-    static const char *const stages[] = {"matrix", "trained", "tuned"};
-    return qni_stage_path(store, stage, stages[stage], entry, path, err);
+    return qni_stage_path(store, stage, k_matrix_of[stage], entry, path, err);
+}
+
+bool qni_stage_has(const qni_matrix_store *store, qni_run_stage stage, const char *what, int64_t number) {
+    char *path = NULL;
+    if (qni_stage_path(store, stage, what, number, &path, NULL) != QN_OK) return false;
+    const bool found = access(path, F_OK) == 0;
+    free(path);
+    return found;
+}
+
+bool qni_matrix_store_has(const qni_matrix_store *store, qni_run_stage stage, int64_t entry) {
+    return qni_stage_has(store, stage, k_matrix_of[stage], entry);
 }
 
 bool qni_matrix_store_is_used(const qni_matrix_store *store, const qn_layout *layout) {
     bool is_used = false;
-    for (int64_t i = 0; i < layout->n && !is_used; i++) {
-        char *path = NULL;
-        if (path_of(store, QNI_STAGE_FITTED, i, &path, NULL) != QN_OK) continue;
-        is_used = access(path, F_OK) == 0;
-        free(path);
-    }
+    for (int64_t i = 0; i < layout->n && !is_used; i++)
+        is_used = qni_matrix_store_has(store, QNI_STAGE_FITTED, i);
     return is_used;
 }
 
@@ -66,16 +75,18 @@ static qn_status save(const qni_matrix_store *store, qni_run_stage stage, int64_
 
 qn_status qni_matrix_store_save(const qni_matrix_store *store, qni_run_stage stage, int64_t entry,
                                 const char *name, const qn_encoded *encoded, const float *target,
-                                qn_error *err) {
-    char spec[QN_PACKED_SPEC_BYTES];
+                                double relative_error, qn_error *err) {
+    char spec[QN_PACKED_SPEC_BYTES], number[32];
     qn_packed_spec_format(encoded, spec);
+    (void)snprintf(number, sizeof number, "%.17g", relative_error);
     const qn_safetensors_item items[] = {
         {name,
          {.data = encoded->data, .dtype = QN_DTYPE_U8, .n_dims = 1, .shape = {qn_encoded_bytes(encoded)}}},
         {k_target,
          {.data = target, .dtype = QN_DTYPE_F32, .n_dims = 2, .shape = {encoded->rows, encoded->cols}}}};
-    const qn_safetensors_meta meta[] = {{k_key, store->keys[stage]}, {k_spec, spec}};
-    return save(store, stage, entry, items, target ? 2 : 1, meta, 2, err);
+    const qn_safetensors_meta meta[] = {
+        {k_key, store->keys[stage]}, {k_spec, spec}, {k_relative_error, number}};
+    return save(store, stage, entry, items, target ? 2 : 1, meta, relative_error >= 0.0 ? 3 : 2, err);
 }
 
 qn_status qni_vector_store_save(const qni_matrix_store *store, qni_run_stage stage, int64_t entry,
@@ -173,6 +184,16 @@ qn_status qni_matrix_store_load(const qni_matrix_store *store, qni_run_stage sta
         *target = own_target;
     else
         free(own_target);
+    file_close(&f);
+    return status;
+}
+
+qn_status qni_matrix_store_error(const qni_matrix_store *store, qni_run_stage stage, int64_t entry,
+                                 double *relative_error, qn_error *err) {
+    store_file f = {0};
+    const qn_status status = file_open(store, stage, entry, &f, err);
+    const char *saved = status == QN_OK && f.file ? qn_safetensors_metadata(f.file, k_relative_error) : NULL;
+    *relative_error = saved ? strtod(saved, NULL) : -1.0;
     file_close(&f);
     return status;
 }

@@ -67,9 +67,10 @@ static qn_status load_layer(const model_run *r, int64_t layer, layer_parts *p, q
 
 static qn_status fill_layer(const model_run *r, int64_t layer, qn_trainable *t, qn_error *err) {
     const bool is_trained = stage_of(r, layer) == QNI_STAGE_TRAINED;
+    qn_trainable_mark mark;
     bool found = true;
     if (is_trained && r->job->tuning->trained_codes)
-        QN_TRY(qni_trained_block_load(r->job->store, layer, t, &found, err));
+        QN_TRY(qni_trained_block_load(r->job->store, layer, t, &mark, &found, err));
     else
         QN_TRY(qni_take_vectors(r->job->store, stage_of(r, layer), t, err));
     if (found) return QN_OK;
@@ -196,15 +197,24 @@ static qn_status watch(model_run *r, double *perplexity, qn_error *err) {
 }
 
 static qn_status tune_or_load(model_run *r, const char *done_path, qn_tune_report *report, qn_error *err) {
-    const qn_trainable_mark mark = {.key = r->job->store->keys[QNI_STAGE_TUNED]};
-    qn_trainable_mark found = mark;
+    qn_trainable_mark mark = {.key = r->job->store->keys[QNI_STAGE_TUNED]};
     bool is_done = false;
-    QN_TRY(qn_trainable_load(&r->t, done_path, &found, false, &is_done, err));
+    QN_TRY(qn_trainable_load(&r->t, done_path, &mark, false, &is_done, err));
     if (is_done) {
+        *report = (qn_tune_report){.steps = mark.step,
+                                   .best_step = mark.best_step,
+                                   .first_loss = mark.first_loss,
+                                   .best_loss = mark.best_loss,
+                                   .diverged = mark.diverged};
         qn_trainable_evaluate(&r->t, 0.0, r->ctx);
         return qni_save_trained(r->job->store, QNI_STAGE_TUNED, &r->t, err); /* some may have been removed */
     }
     QN_TRY(qni_tune_set(r->job, &r->t, r->ctx, report, err));
+    mark.step = report->steps;
+    mark.best_step = report->best_step;
+    mark.first_loss = report->first_loss;
+    mark.best_loss = report->best_loss;
+    mark.diverged = report->diverged;
     QN_TRY(qni_save_trained(r->job->store, QNI_STAGE_TUNED, &r->t, err));
     QN_TRY(qn_trainable_save(&r->t, done_path, &mark, false, err));
     qni_forget_training(r->job->store);

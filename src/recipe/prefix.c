@@ -32,6 +32,7 @@ typedef struct prefix {
     float **vectors;           /* owned [layout.n]: lent ones of the block, or NULL */
     qni_probe dev;             /* on job->dev's text */
     int64_t n_done;            /* matrices */
+    bool walks;                /* something is left to fit or to train: the streams are needed */
 
     /* Tuning only. */
     float **targets; /* owned [layout.n]: where training begins, or NULL */
@@ -178,8 +179,8 @@ static qn_status fit_matrix(prefix *p, int64_t entry, const metric *m, qn_error 
     float *target = NULL;
     qn_encoded encoded = {0};
     QN_TRY(fit(p, entry, m, &encoded, &target, &relative_error, err));
-    const qn_status status =
-        qni_matrix_store_save(p->job->store, QNI_STAGE_FITTED, entry, name, &encoded, target, err);
+    const qn_status status = qni_matrix_store_save(p->job->store, QNI_STAGE_FITTED, entry, name, &encoded,
+                                                   target, relative_error, err);
     if (status != QN_OK) {
         qn_encoded_release(&encoded);
         free(target);
@@ -198,7 +199,9 @@ static qn_status take_stored(prefix *p, int64_t entry, bool *found, qn_error *er
                                  &p->job->choices[entry].shape, found, &encoded,
                                  keeps_targets(p) ? &p->targets[entry] : NULL, err));
     if (!*found) return QN_OK;
-    if (p->relative_errors) p->relative_errors[entry] = -1.0;
+    if (p->relative_errors)
+        QN_TRY(
+            qni_matrix_store_error(p->job->store, QNI_STAGE_FITTED, entry, &p->relative_errors[entry], err));
     p->lent[entry] = (qn_weight){.kind = QN_WEIGHT_ENCODED, .encoded = encoded};
     return qn_model_set_weight(p->job->student, entry, &p->lent[entry], err);
 }
@@ -249,10 +252,16 @@ static qn_status add_chunk(prefix *p, int64_t layer, int64_t entry, int64_t chun
     return qn_moment_add(cross, p->teacher.in, inputs->in, n, p->ctx, err);
 }
 
+/* A file of a finished walk that somebody removed since it began. */
+static qn_status fail_gone(const prefix *p, int64_t entry, qn_error *err) {
+    return qn_fail(err, QN_E_IO, "%s: %s has gone", p->job->store->folder, p->layout->entries[entry].name);
+}
+
 /* H = E[x x^T] and C = E[x_teacher x^T] of the input of ENTRY. */
 static qn_status measure_input(prefix *p, int64_t layer, int64_t entry, metric *out, qn_error *err) {
     const int64_t cols = p->layout->entries[entry].cols;
     qn_moment hessian = {0}, cross = {0};
+    if (!p->walks) return fail_gone(p, entry, err);
     qn_status status = qn_moment_init(&hessian, QN_MOMENT_SYMMETRIC, cols, err);
     if (status == QN_OK && wants_cross(p)) status = qn_moment_init(&cross, QN_MOMENT_CROSS, cols, err);
     for (int64_t c = 0; c < qn_stepper_chunks(p->student.stepper) && status == QN_OK; c++)
@@ -344,11 +353,12 @@ static qn_status make_set(const prefix *p, int64_t layer, qn_trainable *out, qn_
 
 /* The student passes the block as it stands. */
 static qn_status pass_block(prefix *p, int64_t layer, qn_error *err) {
-    if (is_tuned(p)) QN_TRY(qni_probe_pass(&p->probe, layer, err));
     if (p->job->dev) {
         QN_TRY(qni_probe_pass(&p->dev, layer, err));
         QN_TRY(qni_dev_trace_block(p->job->dev, &p->dev, layer, p->ctx, err));
     }
+    if (!p->walks) return QN_OK;
+    if (is_tuned(p)) QN_TRY(qni_probe_pass(&p->probe, layer, err));
     return qn_stepper_block(p->student.stepper, layer, p->student.stream, err);
 }
 
@@ -364,7 +374,7 @@ static qn_status tune_block(prefix *p, int64_t layer, qn_error *err) {
     const qni_prefix_options *o = &p->job->options;
     qn_trainable t = {0};
     qni_block_report report;
-    QN_TRY(walk_ahead(p, layer, err));
+    if (p->walks) QN_TRY(walk_ahead(p, layer, err));
     QN_TRY(make_set(p, layer, &t, err));
     const qni_block_job job = {.tuning = &o->tuning,
                                .store = p->job->store,
@@ -375,7 +385,7 @@ static qn_status tune_block(prefix *p, int64_t layer, qn_error *err) {
                                .compute = o->compute,
                                .stream = o->tuning.student_inputs ? p->student.stream : p->teacher.stream,
                                .target = p->ahead,
-                               .channel_weights = weigh_channels(p, layer),
+                               .channel_weights = p->walks ? weigh_channels(p, layer) : NULL,
                                .layer = layer};
     qn_status status = qni_tune_block(&job, &t, p->ctx, &report, err);
     if (status == QN_OK && p->reports) p->reports[layer] = report;
@@ -415,7 +425,7 @@ static qn_status compress_block(prefix *p, int64_t layer, qn_error *err) {
         QN_TRY(tune_block(p, layer, err));
     else
         QN_TRY(pass_block(p, layer, err));
-    QN_TRY(qn_stepper_block(p->teacher.stepper, layer, p->teacher.stream, err));
+    if (p->walks) QN_TRY(qn_stepper_block(p->teacher.stepper, layer, p->teacher.stream, err));
     for (int64_t i = 0; i < p->layout->n; i++)
         if (p->layout->entries[i].layer == layer) give_back(p, i);
     return QN_OK;
@@ -472,10 +482,27 @@ static qn_status compress_head(prefix *p, qn_error *err) {
     if (entry < 0) return QN_OK; /* tied: compressed as embedding */
     QN_TRY(take_stored(p, entry, &found, err));
     if (found) return QN_OK;
+    if (!p->walks) return fail_gone(p, entry, err);
     qn_status status = measure_head(p, &m, err);
     if (status == QN_OK) status = fit_matrix(p, entry, &m, err);
     metric_release(&m);
     return status;
+}
+
+static bool is_complete(const prefix *p) {
+    for (int64_t i = 0; i < p->layout->n; i++)
+        if (p->layout->entries[i].is_matrix && !qni_matrix_store_has(p->job->store, QNI_STAGE_FITTED, i))
+            return false;
+    for (int64_t l = 0; l < p->config->n_layers && is_tuned(p); l++)
+        if (!qni_trained_block_is_stored(p->job->store, l)) return false;
+    return true;
+}
+
+static qn_status open_walk(prefix *p, qn_error *err) {
+    if (!p->walks) return QN_OK;
+    QN_TRY(walker_open(p, p->job->student, &p->student, err));
+    QN_TRY(walker_open(p, p->job->teacher, &p->teacher, err));
+    return open_tuning(p, err);
 }
 
 static qn_status run(prefix *p, qn_error *err) {
@@ -483,11 +510,10 @@ static qn_status run(prefix *p, qn_error *err) {
     p->targets = qni_alloc_array(p->layout->n, sizeof *p->targets);
     p->vectors = qni_alloc_array(p->layout->n, sizeof *p->vectors);
     if (!p->lent || !p->targets || !p->vectors) return qni_fail_nomem(err, "weights");
+    p->walks = !is_complete(p);
     show_progress(p);
     QN_TRY(compress_embedding(p, err));
-    QN_TRY(walker_open(p, p->job->student, &p->student, err));
-    QN_TRY(walker_open(p, p->job->teacher, &p->teacher, err));
-    QN_TRY(open_tuning(p, err));
+    QN_TRY(open_walk(p, err));
     QN_TRY(open_dev(p, err));
     for (int64_t l = 0; l < p->config->n_layers; l++) QN_TRY(compress_block(p, l, err));
     return compress_head(p, err);

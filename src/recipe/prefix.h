@@ -9,7 +9,7 @@
  * the training made of it.
  *
  * Each matrix is saved as soon as it is done (matrix_store.h); a run that is taken up again takes what is there and walks on, to
- * the same bytes. Memory: two streams of T * h floats, one chunk's inputs, one layer's second moments, and the codes of one
+ * the same bytes; where nothing is left to do, nobody walks. Memory: two streams of T * h floats, one chunk's inputs, one layer's second moments, and the codes of one
  * block. */
 #ifndef QUERN_SRC_RECIPE_PREFIX_H
 #define QUERN_SRC_RECIPE_PREFIX_H
@@ -46,8 +46,8 @@ typedef struct qni_prefix_job {
     qni_prefix_options options;
 } qni_prefix_job;
 
-/* Compresses every matrix into the store. *relative_errors [layout.n] (may be NULL) receives what each fit left of its metric;
- * -1 for matrices that were there already. REPORTS [layers], with tuning only, may be NULL. */
+/* Compresses every matrix into the store. *relative_errors [layout.n] (may be NULL) receives what each fit left of its metric, now or
+ * when the matrix was saved; -1 where nobody knows. REPORTS [layers], with tuning only, may be NULL. */
 QN_NODISCARD qn_status qni_prefix_run(const qni_prefix_job *job, const qn_context *ctx,
                                       double *relative_errors, qni_block_report *reports, qn_error *err);
 

@@ -76,7 +76,7 @@ static qn_status fill_matrix(const qn_layout_entry *e, int64_t entry, const qn_e
     qn_weight_decode_rows(qn_model_weight(teacher, entry), 0, e->rows, target);
     if (encoded->hadamard) qn_hadamard_rows(target, e->rows, e->cols, encoded->hadamard, false);
     const qn_status status =
-        qni_matrix_store_save(store, QNI_STAGE_FITTED, entry, e->name, encoded, target, err);
+        qni_matrix_store_save(store, QNI_STAGE_FITTED, entry, e->name, encoded, target, -1.0, err);
     free(target);
     return status;
 }

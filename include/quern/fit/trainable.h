@@ -88,6 +88,8 @@ typedef struct qn_trainable_mark {
     double best_loss;  /* of the snapshot */
     double first_loss; /* before any step */
     int64_t best_step;
+    double first_kl, best_kl; /* at the head, of a block that was judged by it; else 0 */
+    bool was_trap, diverged;
 } qn_trainable_mark;
 
 /* Saves parameters, and with WITH_STATE moments and snapshot too, as safetensors at PATH, durably. */

@@ -83,7 +83,7 @@ static qn_encoded make_matrix(bool banded) {
 static qn_encoded saved_matrix(const fixture *f, bool banded) {
     qn_encoded e = make_matrix(banded);
     if (qn_encoded_bind(&e, k_name, NULL) != QN_OK) fail_msg("the test's matrix is not legal");
-    assert_ok(qni_matrix_store_save(&f->store, QNI_STAGE_FITTED, ENTRY, k_name, &e, NULL, err));
+    assert_ok(qni_matrix_store_save(&f->store, QNI_STAGE_FITTED, ENTRY, k_name, &e, NULL, -1.0, err));
     return e;
 }
 
@@ -126,6 +126,25 @@ static void test_round_trip(void **state) {
         qn_encoded_release(&e);
     }
     assert_int_equal(count_entries(f->folder), 1); /* the second took the place of the first */
+}
+
+/* A fit's error comes back to the last bit; where none was saved there is none. */
+static void test_the_error_of_a_fit(void **state) {
+    const fixture *f = *state;
+    const double saved = 1.0 / 3.0;
+    double found = 0.0;
+    qn_encoded e = saved_matrix(f, true);
+    assert_true(qni_matrix_store_has(&f->store, QNI_STAGE_FITTED, ENTRY));
+    assert_false(qni_matrix_store_has(&f->store, QNI_STAGE_FITTED, ENTRY + 1));
+    assert_false(qni_matrix_store_has(&f->store, QNI_STAGE_TRAINED, ENTRY));
+    assert_ok(qni_matrix_store_error(&f->store, QNI_STAGE_FITTED, ENTRY, &found, err));
+    assert_true(found == -1.0);
+    assert_ok(qni_matrix_store_save(&f->store, QNI_STAGE_FITTED, ENTRY, k_name, &e, NULL, saved, err));
+    assert_ok(qni_matrix_store_error(&f->store, QNI_STAGE_FITTED, ENTRY, &found, err));
+    assert_true(found == saved);
+    assert_ok(qni_matrix_store_error(&f->store, QNI_STAGE_FITTED, ENTRY + 1, &found, err));
+    assert_true(found == -1.0);
+    qn_encoded_release(&e);
 }
 
 static void test_not_found(void **state) {
@@ -219,7 +238,7 @@ static void test_cannot_write(void **state) {
     char *path = path_in(f->folder, "gone");
     qni_matrix_store store = f->store;
     store.folder = path;
-    assert_error(qni_matrix_store_save(&store, QNI_STAGE_FITTED, ENTRY, k_name, &e, NULL, err), QN_E_IO,
+    assert_error(qni_matrix_store_save(&store, QNI_STAGE_FITTED, ENTRY, k_name, &e, NULL, -1.0, err), QN_E_IO,
                  "gone");
     assert_int_equal(count_entries(f->folder), 0);
     qn_encoded_release(&e);
@@ -229,6 +248,7 @@ static void test_cannot_write(void **state) {
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(test_round_trip, setup, teardown),
+        cmocka_unit_test_setup_teardown(test_the_error_of_a_fit, setup, teardown),
         cmocka_unit_test_setup_teardown(test_not_found, setup, teardown),
         cmocka_unit_test_setup_teardown(test_another_run, setup, teardown),
         cmocka_unit_test_setup_teardown(test_another_shape_or_name, setup, teardown),
