@@ -18,7 +18,9 @@ typedef struct qni_calibrated {
     const qn_layout *layout;
     qn_calibration_text text;
     qni_loss_model loss;
+    bool loss_is_measured;                 /* by this run, not taken from a file */
     char statistics_sha256[QN_SHA256_HEX]; /* of the file the loss model is from; "" where it was measured */
+    char weights_sha256[QN_SHA256_HEX];    /* of the model, where a key has asked for it */
     int64_t file_bytes;                    /* by qni_calibrated_plan: of the whole file */
     qni_plan_choice *choices;              /* owned [layout.n], matrices only */
     double *relative_errors;         /* owned [layout.n], by qni_calibrated_run: as qni_prefix_run says */
@@ -35,8 +37,11 @@ QN_NODISCARD qn_status qni_calibrated_open(const qn_compress_options *options, c
                                            const qn_context *ctx, qni_calibrated *out, qn_error *err);
 void qni_calibrated_close(qni_calibrated *c);
 
-/* c->loss, from the options' statistics or else from the text (calibrated_loss.c). */
+/* c->loss, from the options' statistics, or what an earlier run left in the work folder, or else from the text (calibrated_loss.c). */
 QN_NODISCARD qn_status qni_calibrated_make_loss(qni_calibrated *c, const qn_context *ctx, qn_error *err);
+
+/* Leaves a loss model that was measured in the work folder, if the run has one. */
+QN_NODISCARD qn_status qni_calibrated_keep_loss(qni_calibrated *c, const qn_context *ctx, qn_error *err);
 
 /* Chooses bands so that the whole file fits BUDGET_BYTES with at most MAX_Q4_WEIGHTS rescued. QN_E_BUDGET: it cannot,
  * *minimum_bytes says what it takes. */

@@ -2,6 +2,8 @@
 #include "recipe/calibrated.h"
 
 #include "quern/base/sha256.h"
+#include "recipe/loss_store.h"
+#include "recipe/run_keys.h"
 
 #include <string.h>
 
@@ -41,6 +43,7 @@ static qn_status measure_on_text(qni_calibrated *c, const qni_loss_model_options
     const qn_status status =
         qni_loss_model_measure(c->model, &sequences, &fisher, options, ctx, &c->loss, err);
     qn_calibration_text_release(&part);
+    c->loss_is_measured = status == QN_OK;
     return status;
 }
 
@@ -94,6 +97,22 @@ static qn_status make_probed_loss(qni_calibrated *c, qni_loss_model_options *opt
     return status;
 }
 
+/* What an earlier run in the same work folder measured. */
+static qn_status take_kept(qni_calibrated *c, const qn_context *ctx, bool *found, qn_error *err) {
+    char key[QN_SHA256_HEX];
+    *found = false;
+    if (!c->options->work || c->options->statistics || c->text.n == 0) return QN_OK;
+    QN_TRY(qni_loss_key(c, ctx, key, err));
+    return qni_loss_store_load(c->options->work, key, c->layout, found, &c->loss, err);
+}
+
+qn_status qni_calibrated_keep_loss(qni_calibrated *c, const qn_context *ctx, qn_error *err) {
+    char key[QN_SHA256_HEX];
+    if (!c->options->work || !c->loss_is_measured) return QN_OK;
+    QN_TRY(qni_loss_key(c, ctx, key, err));
+    return qni_loss_store_save(c->options->work, key, &c->loss, err);
+}
+
 qn_status qni_calibrated_make_loss(qni_calibrated *c, const qn_context *ctx, qn_error *err) {
     const qn_recipe *recipe = c->options->recipe;
     qni_loss_model_options options = {.compute = QN_COMPUTE_F32,
@@ -105,6 +124,9 @@ qn_status qni_calibrated_make_loss(qni_calibrated *c, const qn_context *ctx, qn_
                                       .rotation_is_open = recipe->measured_rotation,
                                       .measures_errors = recipe->measured_errors || recipe->measured_rotation,
                                       .seed = c->options->seed};
+    bool found;
+    QN_TRY(take_kept(c, ctx, &found, err));
+    if (found) return QN_OK;
     return recipe->measured_sensitivity ? make_probed_loss(c, &options, ctx, err)
                                         : make_loss(c, &options, ctx, err);
 }

@@ -2,11 +2,10 @@
 #include "base/alloc.h"
 #include "base/aside.h"
 #include "quern/base/writer.h"
-#include "quern/tensor/isa.h"
 #include "recipe/calibrated.h"
 #include "recipe/compress_job.h"
 #include "recipe/estimate.h"
-#include "recipe/recipe_settings.h"
+#include "recipe/run_keys.h"
 #include "recipe/start.h"
 
 #include <errno.h>
@@ -116,7 +115,7 @@ static double estimate_seconds(const qni_job *job, const qni_calibrated *c, doub
     const int64_t n_tuning = c->tuning_text.n * c->tuning_text.context;
     const qni_run_cost cost =
         qni_count_cost(qn_checkpoint_config(job->source), job->layout, recipe, n_tokens, n_fisher, n_tuning);
-    if (!c->loss.layout || job->options->statistics) return 0.0; /* nothing was measured */
+    if (!c->loss_is_measured) return 0.0;
     return measuring_seconds * (cost.fit + cost.distill + cost.finetune) / cost.measure;
 }
 
@@ -137,80 +136,15 @@ static qn_status plan(qni_job *job, qn_error *err) {
     return qn_artifact_plan_fix(job->plan, b->calibrated.shapes, r->bytes, err);
 }
 
-static qn_status text_sha256(const qn_calibration_text *text, char hex[QN_SHA256_HEX], qn_error *err) {
-    return qn_sha256_of_memory(text->ids, (size_t)(text->n * text->context) * sizeof *text->ids, hex, err);
-}
-
-/* What the plan made of every matrix: a budget, a name or a version may move it. */
-static qn_status shapes_sha256(const qni_job *job, const qn_encoded *shapes, char hex[QN_SHA256_HEX],
-                               qn_error *err) {
-    qn_sha256 *hash = NULL;
-    QN_TRY(qn_sha256_new(&hash, err));
-    for (int64_t i = 0; i < job->layout->n; i++) {
-        char spec[QN_PACKED_SPEC_BYTES];
-        if (!job->layout->entries[i].is_matrix) continue;
-        qn_packed_spec_format(&shapes[i], spec);
-        qn_sha256_update(hash, spec, strlen(spec) + 1);
-    }
-    qn_sha256_hex(hash, hex);
-    qn_sha256_free(hash);
-    return QN_OK;
-}
-
-/* Everything that decides the bytes of a matrix as it is fitted. */
-static qn_status make_fitted_key(const qni_job *job, const bands *b, const qn_recipe *recipe,
-                                 char key[QN_SHA256_HEX], qn_error *err) {
-    char weights[QN_SHA256_HEX], start[QN_SHA256_HEX] = "none", ids[QN_SHA256_HEX], shapes[QN_SHA256_HEX],
-                                 text[1024];
-    qn_isa isa;
-    QN_TRY(qn_isa_select(&isa, err));
-    QN_TRY(qn_checkpoint_sha256(job->source, job->ctx, weights, err));
-    if (b->start) QN_TRY(qn_checkpoint_sha256(b->start, job->ctx, start, err));
-    QN_TRY(text_sha256(&b->calibrated.text, ids, err));
-    QN_TRY(shapes_sha256(job, b->calibrated.shapes, shapes, err));
-    const int n = snprintf(text, sizeof text,
-                           "quern bands 2\nweights %s\nstart %s\nrecipe %s\nstatistics %s\ntrack %s\ntokens "
-                           "%s\nshapes %s\nseed %llu\nisa %s\n",
-                           weights, start, recipe->sha256, b->calibrated.statistics_sha256,
-                           qn_track_name(job->options->profile->track), ids, shapes,
-                           (unsigned long long)job->options->seed, qn_isa_name(isa));
-    return qn_sha256_of_memory(text, (size_t)n, key, err);
-}
-
-/* A later stage's key stands for the stage before and its own settings, which are what differs between both recipes. */
-static qn_status make_next_key(const char *before, const qn_recipe *recipe, const qn_calibration_text *text,
-                               char key[QN_SHA256_HEX], qn_error *err) {
-    char ids[QN_SHA256_HEX] = "", line[256];
-    if (text) QN_TRY(text_sha256(text, ids, err));
-    const int n =
-        snprintf(line, sizeof line, "after %s\nrecipe %s\ntokens %s\n", before, recipe->sha256, ids);
-    return qn_sha256_of_memory(line, (size_t)n, key, err);
-}
-
-static qn_status make_keys(const qni_job *job, bands *b, qn_error *err) {
-    qn_recipe fitted = *job->options->recipe, trained = fitted;
-    const bool keeps_targets = fitted.distill.steps > 0 || fitted.finetune.steps > 0;
-    char(*keys)[QN_SHA256_HEX] = b->store.keys;
-    trained.finetune = (qn_recipe_finetune){0};
-    fitted.finetune = (qn_recipe_finetune){.steps = keeps_targets};
-    /* The student's inputs have passed the blocks that were trained before. */
-    if (fitted.distill.steps == 0 || !fitted.student_inputs) fitted.distill = (qn_recipe_distill){0};
-    QN_TRY(qni_recipe_seal(&fitted, err));
-    QN_TRY(qni_recipe_seal(&trained, err));
-    QN_TRY(make_fitted_key(job, b, &fitted, keys[QNI_STAGE_FITTED], err));
-    QN_TRY(make_next_key(keys[QNI_STAGE_FITTED], &trained, NULL, keys[QNI_STAGE_TRAINED], err));
-    return make_next_key(keys[QNI_STAGE_TRAINED], job->options->recipe, &b->calibrated.tuning_text,
-                         keys[QNI_STAGE_TUNED], err);
-}
-
 static qn_status begin_store(const qni_job *job, bands *b, qn_error *err) {
     const char *work = job->options->work;
-    QN_TRY(make_keys(job, b, err));
+    QN_TRY(qni_stage_keys(&b->calibrated, b->start, job->ctx, b->store.keys, err));
     if (work) {
         if (mkdir(work, 0777) != 0 && errno != EEXIST)
             return qn_fail_errno(err, "cannot make the work folder %s", work);
         b->store.folder = work;
-        if (job->options->resume || !qni_matrix_store_is_used(&b->store, job->layout)) return QN_OK;
+        if (job->options->resume || !qni_matrix_store_is_used(&b->store, job->layout))
+            return qni_matrix_store_check(&b->store, job->layout, err);
         return qn_fail(
             err, QN_E_ARGUMENT,
             "work folder %s holds a run already: give --resume to go on with it, or another folder", work);
@@ -269,6 +203,7 @@ static void take_reports(qni_job *job, qni_calibrated *c) {
 static qn_status prepare(qni_job *job, qn_error *err) {
     bands *b = job->state;
     QN_TRY(begin_store(job, b, err));
+    QN_TRY(qni_calibrated_keep_loss(&b->calibrated, job->ctx, err));
     if (b->start) QN_TRY(qni_start_fill(b->start, job->teacher, &b->store, job->ctx, err));
     QN_TRY(qni_calibrated_run(&b->calibrated, &b->store, job->ctx, err));
     QN_TRY(take_vectors(job, b, err));

@@ -132,6 +132,17 @@ static qn_status file_open(const qni_matrix_store *store, qni_run_stage stage, i
     return check_key(f, store->keys[stage], err);
 }
 
+qn_status qni_matrix_store_check(const qni_matrix_store *store, const qn_layout *layout, qn_error *err) {
+    for (int64_t i = 0; i < layout->n; i++) {
+        store_file f = {0};
+        const qn_status status = file_open(store, QNI_STAGE_FITTED, i, &f, err);
+        const bool found = f.file;
+        file_close(&f);
+        if (found || status != QN_OK) return status;
+    }
+    return QN_OK;
+}
+
 /* The tensor NAME of that many elements, or NULL. */
 static const qn_view *find(const store_file *f, const char *name, qn_dtype dtype, int64_t n) {
     size_t index;

@@ -27,6 +27,10 @@ typedef struct qni_matrix_store {
 /* Whether the folder holds a matrix of a model of LAYOUT, of whatever run. */
 bool qni_matrix_store_is_used(const qni_matrix_store *store, const qn_layout *layout);
 
+/* QN_E_ARGUMENT when the first matrix that the folder holds is of another run. */
+QN_NODISCARD qn_status qni_matrix_store_check(const qni_matrix_store *store, const qn_layout *layout,
+                                              qn_error *err);
+
 /* Whether the file of a matrix or vector is there, of whatever run. */
 bool qni_matrix_store_has(const qni_matrix_store *store, qni_run_stage stage, int64_t entry);
 

@@ -94,7 +94,7 @@ class Reports(DistilledTest):
     def test_fast_trains_nothing(self):
         fast = self.run_small("fast.zip", "--effort", "fast", "--work", self.root / "work")
         self.assertEqual((fast["distilled_blocks"], fast["finetuned"]["steps"]), ([], 0))
-        self.assertEqual({path.name.split("-")[0] for path in (self.root / "work").iterdir()}, {"matrix"})
+        self.assertEqual({path.name.split("-")[0] for path in (self.root / "work").iterdir()}, {"losses", "matrix"})
         nothing = self.write("nothing.yaml", RECIPE.replace("steps: 12", "steps: 0").replace(STEPS, "steps: 0"))
         self.assertEqual(self.digest("nothing.zip", recipe=nothing), fast["sha256"])
         self.assertNotEqual(self.digest("trained.zip"), fast["sha256"])
@@ -190,10 +190,10 @@ class SameBytes(DistilledTest):
         whole = self.run_small("a.zip")
         first = whole["sha256"]
         self.assert_same_report(self.run_small("b.zip", "--work", work), whole)
-        before = {prefix: self.untouched(work, prefix) for prefix in ("block-", "model-", "matrix-")}
+        before = {prefix: self.untouched(work, prefix) for prefix in ("block-", "model-", "matrix-", "losses-")}
         self.assert_same_report(self.run_small("c.zip", "--work", work, "--resume", "--threads", 2), whole)
         self.assertEqual({prefix: self.untouched(work, prefix) for prefix in before}, before)
-        for prefix in ("trained-", "block-", "tuned-", "model-", "matrix-"):
+        for prefix in ("losses-", "trained-", "block-", "tuned-", "model-", "matrix-"):
             for n, path in enumerate(sorted(work.glob(prefix + "*"))):
                 if n % 3 == 0:
                     path.unlink()
@@ -268,7 +268,7 @@ class WorkFolders(DistilledTest):
         work = self.root / "work"
         first = self.digest("a.zip", "--work", work)
         common = self.arguments("b.zip", "--work", work, "--resume")
-        for pattern in ("block-*-00001*", "tuned-*-00003*", "model-*"):
+        for pattern in ("losses-*", "block-*-00001*", "tuned-*-00003*", "model-*"):
             path = next(work.glob(pattern))
             whole = path.read_bytes()
             for data in (b"", whole[:-1], b"\xff" * len(whole)):

@@ -169,11 +169,16 @@ static void test_not_found(void **state) {
 
 static void test_another_run(void **state) {
     fixture *f = *state;
+    qn_layout_entry entries[ENTRY + 1] = {{0}};
+    const qn_layout layout = {.entries = entries, .n = ENTRY + 1};
+    assert_ok(qni_matrix_store_check(&f->store, &layout, err));
     qn_encoded e = saved_matrix(f, true);
     qn_encoded_release(&e);
+    assert_ok(qni_matrix_store_check(&f->store, &layout, err));
     f->store.keys[QNI_STAGE_FITTED][63] = 'b';
     const qn_encoded shape = shape_of(true);
     expect_refused(f, k_name, &shape, QN_E_ARGUMENT, "matrix-00007|another run|aaaab|aaaaa|--work");
+    assert_error(qni_matrix_store_check(&f->store, &layout, err), QN_E_ARGUMENT, "matrix-00007");
 }
 
 static void test_another_shape_or_name(void **state) {
