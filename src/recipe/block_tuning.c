@@ -78,7 +78,7 @@ bool qni_trained_block_is_stored(const qni_matrix_store *store, int64_t layer) {
 
 static qn_status train(const qni_block_job *job, qn_trainable *t, const qn_context *ctx,
                        qn_tune_report *report, qn_error *err) {
-    const qn_distill_window window = {.compute = job->compute,
+    const qn_distill_window window = {.compute = job->tuning->compute,
                                       .first_layer = job->layer,
                                       .n_layers = job->tuning->window,
                                       .stream = job->stream,

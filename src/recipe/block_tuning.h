@@ -18,6 +18,7 @@ typedef struct qni_block_tuning {
     bool student_inputs; /* else the teacher's */
     double huber;
     bool fisher_weights;
+    qn_compute compute; /* of the steps; the probe has its own */
 } qni_block_tuning;
 
 /* What became of a block. */
@@ -36,7 +37,6 @@ typedef struct qni_block_job {
     const qn_sequences *sequences;
     qn_model *teacher, *student;
     qni_probe *probe;
-    qn_compute compute;
     const float *stream,
         *target; /* [T, h] in front of the block, and behind the window; NULL: the block has to be stored */
     const float *channel_weights; /* [h] or NULL */

@@ -39,7 +39,8 @@ static qni_block_tuning block_tuning(const qn_recipe *recipe, uint64_t seed) {
                               .window = d->window,
                               .student_inputs = d->student_inputs,
                               .huber = d->loss == QN_RECIPE_LOSS_HUBER ? k_huber : 0.0,
-                              .fisher_weights = d->loss == QN_RECIPE_LOSS_FISHER};
+                              .fisher_weights = d->loss == QN_RECIPE_LOSS_FISHER,
+                              .compute = d->compute};
 }
 
 qni_model_tuning qni_model_tuning_of(const qn_recipe *recipe, uint64_t seed) {
@@ -60,7 +61,8 @@ qni_model_tuning qni_model_tuning_of(const qn_recipe *recipe, uint64_t seed) {
         .kl_weight = f->kl_weight,
         .ce_weight = f->ce_weight,
         .top_k = f->top_k,
-        .samples = f->samples};
+        .samples = f->samples,
+        .compute = f->compute};
 }
 
 /* ---- fits and blocks ---- */

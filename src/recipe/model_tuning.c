@@ -149,7 +149,7 @@ static qn_status open_cache(const qni_model_job *job, const qn_context *ctx, qn_
 
 static qn_status train(const qni_model_job *job, qn_trainable *t, qn_teacher_cache *cache,
                        const char *state_path, const qn_context *ctx, qn_tune_report *report, qn_error *err) {
-    const qn_finetune_loss loss = {.compute = job->compute,
+    const qn_finetune_loss loss = {.compute = job->tuning->compute,
                                    .kl_weight = job->tuning->kl_weight,
                                    .ce_weight = job->tuning->ce_weight,
                                    .cache = cache};

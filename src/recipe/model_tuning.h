@@ -14,11 +14,12 @@ typedef struct qni_model_tuning {
     bool trained_codes; /* else latents stand at their levels and stay there */
     double kl_weight, ce_weight;
     int64_t top_k, samples;
+    qn_compute compute; /* of the steps */
 } qni_model_tuning;
 
 typedef struct qni_model_job {
     const qni_model_tuning *tuning;
-    qn_compute compute;
+    qn_compute compute; /* of the teacher's cache */
     qn_model *teacher,
         *student; /* two opened models of one checkpoint; the student is lent weights and given them back */
     const qn_sequences *sequences; /* to tune on */
@@ -38,8 +39,8 @@ void qni_forget_training(const qni_matrix_store *store);
 /* How a recipe tunes the whole model. */
 qni_model_tuning qni_model_tuning_of(const qn_recipe *recipe, uint64_t seed);
 
-/* Leaves the stage QNI_STAGE_TUNED in the store. A stopped run goes on from its last state; REPORT is zero for one that was
- * finished before. */
+/* Leaves the stage QNI_STAGE_TUNED in the store. A stopped run goes on from its last state; one that was finished
+ * before is reported again, but for numbers of sequences. */
 QN_NODISCARD qn_status qni_tune_model(const qni_model_job *job, const qn_context *ctx, qn_tune_report *report,
                                       qn_error *err);
 

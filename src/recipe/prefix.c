@@ -382,7 +382,6 @@ static qn_status tune_block(prefix *p, int64_t layer, qn_error *err) {
                                .teacher = p->job->teacher,
                                .student = p->job->student,
                                .probe = &p->probe,
-                               .compute = o->compute,
                                .stream = o->tuning.student_inputs ? p->student.stream : p->teacher.stream,
                                .target = p->ahead,
                                .channel_weights = p->walks ? weigh_channels(p, layer) : NULL,

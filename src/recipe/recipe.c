@@ -61,6 +61,7 @@ const qni_setting qni_settings[QNI_SETTING_COUNT] = {
     {"distill", "temperature", QNI_SETTING_REAL, FIELD(distill.temperature), 0, 0, 10, {NULL}, true},
     {"distill", "inputs", CHOICE(distill.student_inputs), {"teacher", "student"}, true},
     {"distill", "patience", QNI_SETTING_INTEGER, FIELD(distill.patience), 0, 0, MAX_STEPS, {NULL}, true},
+    {"distill", "compute", CHOICE(distill.compute), {"f32", "bf16"}, true},
     {"finetune", "tokens", QNI_SETTING_INTEGER, FIELD(finetune.tokens), 0, 1, MAX_TOKENS, {NULL}, true},
     {"finetune", "steps", QNI_SETTING_INTEGER, FIELD(finetune.steps), 0, 0, MAX_STEPS, {NULL}, true},
     {"finetune", "batch", QNI_SETTING_INTEGER, FIELD(finetune.batch), 0, 1, MAX_BATCH, {NULL}, true},
@@ -72,6 +73,7 @@ const qni_setting qni_settings[QNI_SETTING_COUNT] = {
     {"finetune", "ce_weight", QNI_SETTING_REAL, FIELD(finetune.ce_weight), 0, 0, 1e3, {NULL}, true},
     {"finetune", "top_k", QNI_SETTING_INTEGER, FIELD(finetune.top_k), 0, 0, MAX_TOKENS, {NULL}, true},
     {"finetune", "samples", QNI_SETTING_INTEGER, FIELD(finetune.samples), 0, 0, MAX_TOKENS, {NULL}, true},
+    {"finetune", "compute", CHOICE(finetune.compute), {"f32", "bf16"}, true},
     {"rescue", "max_fraction", QNI_SETTING_REAL, FIELD(max_rescue_fraction), 0, 0, 1, {NULL}, false},
 };
 

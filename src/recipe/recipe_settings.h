@@ -19,7 +19,7 @@ typedef struct qni_setting {
     bool calibrated;            /* means nothing to a data-free recipe */
 } qni_setting;
 
-enum { QNI_SETTING_COUNT = 48 };
+enum { QNI_SETTING_COUNT = 50 };
 extern const qni_setting qni_settings[QNI_SETTING_COUNT];
 
 extern const char *const qni_override_words[]; /* of qn_override_code; NULL behind the last */

@@ -57,13 +57,16 @@ static const cyaml_schema_field_t k_plan_fields[] = {VALUE("errors", 0), VALUE("
                                                      VALUE("probe_tokens", 2), VALUE("overbook", 3),
                                                      CYAML_FIELD_END};
 static const cyaml_schema_field_t k_distill_fields[] = {
-    VALUE("steps", 0),          VALUE("batch", 1),       VALUE("lr", 2),        VALUE("scale_rate", 3),
-    VALUE("threshold_rate", 4), VALUE("vector_rate", 5), VALUE("loss", 6),      VALUE("window", 7),
-    VALUE("temperature", 8),    VALUE("inputs", 9),      VALUE("patience", 10), CYAML_FIELD_END};
+    VALUE("steps", 0),      VALUE("batch", 1),          VALUE("lr", 2),
+    VALUE("scale_rate", 3), VALUE("threshold_rate", 4), VALUE("vector_rate", 5),
+    VALUE("loss", 6),       VALUE("window", 7),         VALUE("temperature", 8),
+    VALUE("inputs", 9),     VALUE("patience", 10),      VALUE("compute", 11),
+    CYAML_FIELD_END};
 static const cyaml_schema_field_t k_finetune_fields[] = {
     VALUE("tokens", 0),     VALUE("steps", 1),       VALUE("batch", 2),    VALUE("lr", 3),
     VALUE("scale_rate", 4), VALUE("vector_rate", 5), VALUE("codes", 6),    VALUE("kl_weight", 7),
-    VALUE("ce_weight", 8),  VALUE("top_k", 9),       VALUE("samples", 10), CYAML_FIELD_END};
+    VALUE("ce_weight", 8),  VALUE("top_k", 9),       VALUE("samples", 10), VALUE("compute", 11),
+    CYAML_FIELD_END};
 static const cyaml_schema_field_t k_rescue_fields[] = {VALUE("max_fraction", 0), CYAML_FIELD_END};
 static const cyaml_schema_field_t k_override_fields[] = {
     CYAML_FIELD_STRING_PTR("match", CYAML_FLAG_POINTER, override, match, 1,

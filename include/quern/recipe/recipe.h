@@ -42,6 +42,8 @@
  *       temperature: 0        # of the smooth start, in mean scales; 0: codes are rounded throughout
  *       inputs: student       # in front of the block, or `teacher`
  *       patience: 4           # of the 8 looks at held-back text; so many without a better state end a block's training; 0: none do
+ *       compute: f32          # of the steps' products, or `bf16`: faster where the processor has a matrix unit (AMX). Streams, probes and
+ *                             # fits are in f32 either way
  *     finetune:               # then the whole model
  *       tokens: 1048576       # of the calibration text
  *       steps: 270            # 0: none
@@ -54,6 +56,7 @@
  *       ce_weight: 0.2        # of the cross entropy with the text
  *       top_k: 0              # probabilities of the teacher that are kept at each position; 0: 64 to 128, by the vocabulary
  *       samples: 32           # of the other ids, drawn at each position to stand for them; 0: they are one outcome
+ *       compute: f32          # as above; the teacher's cache is made in f32
  *     overrides:              # calibrated recipes: whole matrices whose code is not left to the planner; the first match counts
  *       - match: v_proj       # POSIX extended regular expression, found anywhere in the name of a matrix
  *         code: double        # single, double (two planes), q4; counted like all other bytes and rescued weights
@@ -70,6 +73,7 @@
 #include "quern/base/sha256.h"
 #include "quern/codec/codec.h"
 #include "quern/fit/closed_form.h"
+#include "quern/model/walk.h"
 
 #include <stdbool.h>
 
@@ -104,12 +108,14 @@ typedef struct qn_recipe_distill {
     double lr, scale_rate, threshold_rate, vector_rate, temperature;
     qn_recipe_loss loss;
     bool student_inputs;
+    qn_compute compute;
 } qn_recipe_distill;
 
 typedef struct qn_recipe_finetune {
     int64_t tokens, steps, batch, top_k, samples;
     double lr, scale_rate, vector_rate, kl_weight, ce_weight;
     bool trained_codes;
+    qn_compute compute;
 } qn_recipe_finetune;
 
 /* How long a calibrated recipe trains. */

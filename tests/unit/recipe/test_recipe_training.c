@@ -28,7 +28,7 @@ static const char k_all[] =
     "name: all\ncalibrate:\n  fisher_tokens: 256\n  tokens: 2048\n"
     "distill:\n  steps: 11\n  batch: 2\n  lr: 0.125\n  scale_rate: 0.25\n  threshold_rate: 0.0625\n  "
     "vector_rate: 2\n  patience: 3\n"
-    "  loss: huber\n  window: 3\n  temperature: 0.5\n  inputs: teacher\n"
+    "  loss: huber\n  window: 3\n  temperature: 0.5\n  inputs: teacher\n  compute: bf16\n"
     "finetune:\n  tokens: 4096\n  steps: 13\n  batch: 4\n  lr: 0.03125\n  scale_rate: 4\n  vector_rate: 8\n"
     "  codes: frozen\n  kl_weight: 0.75\n  ce_weight: 0.5\n  top_k: 32\n  samples: 5\n";
 
@@ -41,6 +41,7 @@ static void test_every_setting(void **state) {
     assert_true(d->lr == 0.125 && d->scale_rate == 0.25 && d->threshold_rate == 0.0625 &&
                 d->vector_rate == 2 && d->patience == 3);
     assert_true(d->temperature == 0.5 && d->loss == QN_RECIPE_LOSS_HUBER && !d->student_inputs);
+    assert_true(d->compute == QN_COMPUTE_BF16 && f->compute == QN_COMPUTE_F32);
     assert_true(r.student_inputs); /* of the fits: another setting of that name */
     assert_true(f->tokens == 4096 && f->steps == 13 && f->batch == 4 && f->top_k == 32 && f->samples == 5);
     assert_true(f->lr == 0.03125 && f->scale_rate == 4 && f->vector_rate == 8);
@@ -71,6 +72,8 @@ static void test_the_digest_knows_every_setting(void **state) {
                                              {"rate: 4", "rate: 5"},
                                              {"rate: 8", "rate: 9"},
                                              {": frozen", ": trained"},
+                                             {"compute: bf16", "compute: f32"},
+                                             {"samples: 5", "samples: 5\n  compute: bf16"},
                                              {"0.75", "0.76"},
                                              {"ce_weight: 0.5", "ce_weight: 0.6"},
                                              {"top_k: 32", "top_k: 33"},
@@ -122,6 +125,8 @@ static void test_lines_of_keys_that_two_stages_have(void **state) {
          "r.yaml:4: distill.temperature is '-1'|0 to 10"},
         {"name: x\ncalibrate: {}\nfinetune:\n  codes: 1\n",
          "r.yaml:4: finetune.codes is '1'|frozen, trained"},
+        {"name: x\ncalibrate: {}\nfinetune:\n  compute: f16\n",
+         "r.yaml:4: finetune.compute is 'f16'|f32, bf16"},
         {"name: x\ncalibrate: {}\nfinetune:\n  kl_weight: nan\n", "r.yaml:4: finetune.kl_weight is 'nan'"},
         {"name: x\ndistill:\n  steps: 3\n", "r.yaml:3: distill.steps|data-free"},
         {"name: x\nfinetune:\n  steps: 3\n", "r.yaml:3: finetune.steps|data-free"},
