@@ -185,6 +185,10 @@ qn_status qn_recipe_set_effort(qn_recipe *recipe, qn_effort effort, qn_error *er
     if (!qn_recipe_calibrates(recipe)) return QN_OK;
     recipe->distill.steps *= distill_factors[effort];
     recipe->finetune.steps *= finetune_factors[effort];
+    if (effort == QN_EFFORT_MAX && recipe->finetune.long_ce_weight > 0.0) {
+        recipe->finetune.ce_weight = recipe->finetune.long_ce_weight;
+        recipe->finetune.kl_weight = 1.0 - recipe->finetune.long_ce_weight;
+    }
     return qni_recipe_seal(recipe, err);
 }
 
@@ -198,6 +202,8 @@ qn_status qn_recipe_builtin(const char *name, qn_track track, qn_recipe *out, qn
             "no built-in recipe '%s' for the %s track; there are: fast, %s, strict (or give a .yaml file)",
             wanted, qn_track_name(track), qn_track_name(track));
     qn_recipe recipe = qni_recipe_base(track, is_strict || is_best);
+    /* In long runs, which go on learning from the text when the teacher has little more to say (docs/quality.md). */
+    if (track == QN_TRACK_BINARY) recipe.finetune.long_ce_weight = 0.3;
     if (is_strict) {
         snprintf(recipe.name, sizeof recipe.name, "strict");
         recipe.lines = QN_AXIS_ROWS;

@@ -114,6 +114,8 @@ typedef struct qn_recipe_distill {
 typedef struct qn_recipe_finetune {
     int64_t tokens, steps, batch, top_k, samples;
     double lr, scale_rate, vector_rate, kl_weight, ce_weight;
+    /* Of built-in recipes with QN_EFFORT_MAX: instead of ce_weight, kl_weight being the rest. 0: both stay. */
+    double long_ce_weight;
     bool trained_codes;
     qn_compute compute;
 } qn_recipe_finetune;
@@ -163,7 +165,8 @@ QN_NODISCARD QN_API qn_status qn_recipe_builtin(const char *name, qn_track track
 /* "fast", "default" or "max". */
 QN_API const char *qn_effort_name(qn_effort effort);
 
-/* Turns the dial: changes the steps of both training stages, and the recipe's sha256 with them. Data-free recipes stay as they are. */
+/* Turns the dial, once: changes the steps of both training stages, of a built-in recipe the weights of its last loss too, and the recipe's
+ * sha256 with them. Data-free recipes stay as they are. */
 QN_NODISCARD QN_API qn_status qn_recipe_set_effort(qn_recipe *recipe, qn_effort effort, qn_error *err);
 
 /* Whether a recipe needs calibration text. */
