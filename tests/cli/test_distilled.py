@@ -185,6 +185,14 @@ class SameBytes(DistilledTest):
             one, two = (self.digest(f"{track}{n}.zip", "--threads", n, track=track) for n in (1, 2))
             self.assertEqual(one, two)
 
+    def test_steps_in_bf16(self):
+        """Another way to the weights, the same one with any number of threads; every processor can go it."""
+        recipe = self.write("bf16.yaml", RECIPE.replace("steps", "compute: bf16, steps"))
+        one, two = (self.run_small(f"{n}.zip", "--threads", n, recipe=recipe) for n in (1, 2))
+        self.assert_same_report(one, two)
+        self.assertNotEqual(one["sha256"], self.digest("f32.zip"))
+        self.assertLess(one["finetuned"]["best_loss"], one["finetuned"]["first_loss"])
+
     def test_work_folder_changes_nothing(self):
         work = self.root / "work"
         whole = self.run_small("a.zip")
