@@ -129,10 +129,7 @@ static json_t *result_object(const cli_args *args, const qn_recipe *recipe, cons
     json_object_set_new(object, "native", native_object(r));
     json_object_set_new(object, "plan", plan_array(r));
     cli_add_tuning(object, r);
-    json_object_set_new(object, "ppl_teacher", r->scored ? json_real(r->teacher.perplexity) : json_null());
-    json_object_set_new(object, "ppl", r->scored ? json_real(r->student.perplexity) : json_null());
-    json_object_set_new(object, "nats_lost",
-                        r->scored ? json_real(r->student.nats - r->teacher.nats) : json_null());
+    cli_add_perplexities(object, r);
     return object;
 }
 

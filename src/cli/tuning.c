@@ -54,7 +54,6 @@ void cli_add_tuning(json_t *object, const qn_compress_result *r) {
 }
 
 static const char *outcome(const qn_tuning_row *b) {
-    if (b->steps == 0) return "done before";
     if (b->was_trap) return "a trap: back to its fit";
     if (b->diverged) return "diverged: best state kept";
     return "kept";
@@ -72,6 +71,13 @@ static void print_blocks(const qn_compress_result *r) {
         printf("%5lld   %10.4g -> %-10.4g  %.5f -> %.5f       %-*s%s\n", (long long)i, b->first_loss,
                b->best_loss, b->first_kl, b->best_kl, is_watched ? 20 : 0, dev, outcome(b));
     }
+}
+
+void cli_add_perplexities(json_t *object, const qn_compress_result *r) {
+    json_object_set_new(object, "ppl_teacher", r->scored ? json_real(r->teacher.perplexity) : json_null());
+    json_object_set_new(object, "ppl", r->scored ? json_real(r->student.perplexity) : json_null());
+    json_object_set_new(object, "nats_lost",
+                        r->scored ? json_real(r->student.nats - r->teacher.nats) : json_null());
 }
 
 void cli_print_tuning(const qn_compress_result *r) {

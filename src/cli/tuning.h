@@ -25,6 +25,9 @@ qn_status cli_dev_every(const cli_args *args, int64_t *out, qn_error *err);
 /* `distilled_blocks`, an object a block, `finetuned` of the whole model, and `dev`, what was seen on the documents on the way. */
 void cli_add_tuning(json_t *object, const qn_compress_result *r);
 
+/* `ppl_teacher`, `ppl` and `nats_lost`: null without documents. */
+void cli_add_perplexities(json_t *object, const qn_compress_result *r);
+
 /* Lines of text for what was trained. */
 void cli_print_tuning(const qn_compress_result *r);
 

@@ -53,7 +53,7 @@ typedef struct qn_plan_row {
 
 /* What training made of a block, or of the whole model. */
 typedef struct qn_tuning_row {
-    int64_t steps, best_step; /* 0 steps: done by an earlier call, or no such stage */
+    int64_t steps, best_step; /* of whatever run trained it in the work folder; 0 steps: no such stage */
     double first_loss,
         best_loss; /* on held-back text: of a block the mean error of its output, of the model nats */
     double first_kl, best_kl; /* of a block: divergence at the head on held-back text, nats a token */
