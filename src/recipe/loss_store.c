@@ -163,9 +163,14 @@ static qn_status take_basis(const reading *r, int64_t entry, int basis, qn_error
     qni_line_losses *losses = &matrix->bases[matrix->n_bases++];
     double *values = NULL;
     QN_TRY(take_doubles(r, entry, basis, k_basis, BASIS_VALUES, &values, err));
-    losses->hadamard = (int32_t)values[0];
+    const double hadamard = values[0];
     memcpy(losses->relative_error, values + 1, sizeof losses->relative_error);
     free(values);
+    if (!(hadamard >= 0.0 && hadamard <= (double)e->cols && hadamard <= INT32_MAX))
+        return qn_fail(err, QN_E_FORMAT,
+                       "%s: %s is rotated in blocks of %g columns; remove the file and start again", r->path,
+                       e->name, hadamard);
+    losses->hadamard = (int32_t)hadamard;
     QN_TRY(take_doubles(r, entry, basis, k_columns, e->cols, &losses->columns, err));
     return take_doubles(r, entry, basis, k_rows, e->rows, &losses->rows, err);
 }
