@@ -28,38 +28,22 @@ static qn_view view_of(const float *data, int64_t n) {
     return (qn_view){.data = data, .dtype = QN_DTYPE_F32, .n_dims = 1, .shape = {n}};
 }
 
-/* What a mark says besides its key, as text. */
-typedef struct mark_texts {
-    char texts[8][NUMBER_BYTES];
-} mark_texts;
+enum { N_MARK_NUMBERS = 8, N_MARK_ITEMS = 1 + N_MARK_NUMBERS };
 
-enum { N_MARK_ITEMS = 1 + sizeof(mark_texts) / NUMBER_BYTES };
-
-static void format_mark(const qn_trainable_mark *mark, mark_texts *out,
+/* What a mark says; counts as numbers are written without a point. TEXTS is what the items point to. */
+static void format_mark(const qn_trainable_mark *mark, char texts[N_MARK_NUMBERS][NUMBER_BYTES],
                         qn_safetensors_meta items[N_MARK_ITEMS]) {
     const struct {
         const char *key;
-        int64_t count;
-    } counts[] = {{"step", mark->step},
-                  {"best_step", mark->best_step},
-                  {"was_trap", mark->was_trap},
-                  {"diverged", mark->diverged}};
-    const struct {
-        const char *key;
         double value;
-    } numbers[] = {{"best_loss", mark->best_loss},
-                   {"first_loss", mark->first_loss},
-                   {"first_kl", mark->first_kl},
-                   {"best_kl", mark->best_kl}};
-    char(*text)[NUMBER_BYTES] = out->texts;
-    *items++ = (qn_safetensors_meta){"quern.run", mark->key};
-    for (size_t i = 0; i < sizeof counts / sizeof *counts; i++) {
-        (void)snprintf(*text, sizeof *text, "%lld", (long long)counts[i].count);
-        *items++ = (qn_safetensors_meta){counts[i].key, *text++};
-    }
-    for (size_t i = 0; i < sizeof numbers / sizeof *numbers; i++) {
-        (void)snprintf(*text, sizeof *text, "%.17g", numbers[i].value);
-        *items++ = (qn_safetensors_meta){numbers[i].key, *text++};
+    } numbers[N_MARK_NUMBERS] = {{"step", (double)mark->step},   {"best_step", (double)mark->best_step},
+                                 {"was_trap", mark->was_trap},   {"diverged", mark->diverged},
+                                 {"best_loss", mark->best_loss}, {"first_loss", mark->first_loss},
+                                 {"first_kl", mark->first_kl},   {"best_kl", mark->best_kl}};
+    items[0] = (qn_safetensors_meta){"quern.run", mark->key};
+    for (int i = 0; i < N_MARK_NUMBERS; i++) {
+        (void)snprintf(texts[i], NUMBER_BYTES, "%.17g", numbers[i].value);
+        items[1 + i] = (qn_safetensors_meta){numbers[i].key, texts[i]};
     }
 }
 
@@ -67,7 +51,7 @@ static qn_status save_items(const qn_trainable *t, const char *path, const qn_tr
                             bool with_state, qn_safetensors_item *items, char (*names)[NAME_BYTES],
                             qn_error *err) {
     qn_safetensors_meta meta[N_MARK_ITEMS];
-    mark_texts texts;
+    char texts[N_MARK_NUMBERS][NUMBER_BYTES];
     float *arrays[N_STATE];
     size_t n = 0;
     for (int64_t g = 0; g < t->n_groups; g++) {
@@ -77,7 +61,7 @@ static qn_status save_items(const qn_trainable *t, const char *path, const qn_tr
     state_arrays(t, arrays);
     for (int k = 0; k < N_STATE && with_state; k++)
         if (arrays[k]) items[n++] = (qn_safetensors_item){k_state_names[k], view_of(arrays[k], t->n_floats)};
-    format_mark(mark, &texts, meta);
+    format_mark(mark, texts, meta);
     return qn_safetensors_save(path, items, n, meta, N_MARK_ITEMS, NULL, err);
 }
 

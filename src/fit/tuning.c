@@ -266,3 +266,19 @@ qn_status qni_tune(qn_trainable *t, const qni_tuned_loss *loss, const qni_holdou
     }
     return status;
 }
+
+void qni_mark_report(const qn_tune_report *report, qn_trainable_mark *mark) {
+    mark->step = report->steps;
+    mark->best_step = report->best_step;
+    mark->first_loss = report->first_loss;
+    mark->best_loss = report->best_loss;
+    mark->diverged = report->diverged;
+}
+
+qn_tune_report qni_marked_report(const qn_trainable_mark *mark) {
+    return (qn_tune_report){.steps = mark->step,
+                            .best_step = mark->best_step,
+                            .first_loss = mark->first_loss,
+                            .best_loss = mark->best_loss,
+                            .diverged = mark->diverged};
+}

@@ -32,6 +32,10 @@ QN_NODISCARD qn_status qni_tune(qn_trainable *t, const qni_tuned_loss *loss, con
                                 double first_loss, const qn_tune_options *options, const qn_context *ctx,
                                 qn_tune_report *out, qn_error *err);
 
+/* What a mark keeps of a report, and the report again: all but the numbers of sequences. */
+void qni_mark_report(const qn_tune_report *report, qn_trainable_mark *mark);
+qn_tune_report qni_marked_report(const qn_trainable_mark *mark);
+
 /* Sequences of a list, one behind another. */
 typedef struct qni_batch {
     int32_t *ids;    /* owned [T] */

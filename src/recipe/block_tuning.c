@@ -1,6 +1,7 @@
 #include "recipe/block_tuning.h"
 
 #include "base/alloc.h"
+#include "fit/tuning.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -140,16 +141,12 @@ static qn_status train_and_judge(const qni_block_job *job, qn_trainable *t, cons
 
 static qn_status save_block(const qni_block_job *job, const qn_trainable *t, const qni_block_report *report,
                             qn_error *err) {
-    const qn_trainable_mark mark = {.key = job->store->keys[QNI_STAGE_TRAINED],
-                                    .step = report->tune.steps,
-                                    .best_step = report->tune.best_step,
-                                    .best_loss = report->tune.best_loss,
-                                    .first_loss = report->tune.first_loss,
-                                    .first_kl = report->fitted_kl,
-                                    .best_kl = report->trained_kl,
-                                    .was_trap = report->was_trap,
-                                    .diverged = report->tune.diverged};
+    qn_trainable_mark mark = {.key = job->store->keys[QNI_STAGE_TRAINED],
+                              .first_kl = report->fitted_kl,
+                              .best_kl = report->trained_kl,
+                              .was_trap = report->was_trap};
     char *path = NULL;
+    qni_mark_report(&report->tune, &mark);
     QN_TRY(qni_stage_path(job->store, QNI_STAGE_TRAINED, k_trained_block, job->layer, &path, err));
     qn_status status = qni_save_trained(job->store, QNI_STAGE_TRAINED, t, err);
     if (status == QN_OK) status = qn_trainable_save(t, path, &mark, false, err);
@@ -171,11 +168,7 @@ static qn_status tune(const qni_block_job *job, qn_trainable *t, const qn_contex
 
 /* What was said of the block when it was trained. */
 static qni_block_report stored_report(const qn_trainable_mark *mark) {
-    return (qni_block_report){.tune = {.steps = mark->step,
-                                       .best_step = mark->best_step,
-                                       .first_loss = mark->first_loss,
-                                       .best_loss = mark->best_loss,
-                                       .diverged = mark->diverged},
+    return (qni_block_report){.tune = qni_marked_report(mark),
                               .fitted_kl = mark->first_kl,
                               .trained_kl = mark->best_kl,
                               .was_trap = mark->was_trap,

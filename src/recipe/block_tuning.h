@@ -26,8 +26,8 @@ typedef struct qni_block_report {
     qn_tune_report tune;
     double fitted_kl, trained_kl; /* at the head, on the probe, nats a token */
     bool was_trap;                /* the distance fell, the divergence rose: rolled back */
-    bool
-        was_stored; /* it was there already; the rest is of the run that trained it, but for numbers of sequences */
+    /* It was there already; the rest is of the run that trained it, but for numbers of sequences. */
+    bool was_stored;
 } qni_block_report;
 
 /* A block on its way: what the walk lends for one call. */
@@ -37,8 +37,8 @@ typedef struct qni_block_job {
     const qn_sequences *sequences;
     qn_model *teacher, *student;
     qni_probe *probe;
-    const float *stream,
-        *target; /* [T, h] in front of the block, and behind the window; NULL: the block has to be stored */
+    /* [T, h] in front of the block, and behind the window; NULL: the block has to be stored. */
+    const float *stream, *target;
     const float *channel_weights; /* [h] or NULL */
     int64_t layer;
 } qni_block_job;

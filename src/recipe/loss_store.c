@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/mapping.h"
 #include "quern/checkpoint/safetensors.h"
+#include "recipe/matrix_store.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -11,14 +12,14 @@
 
 #include "base/banned.h"
 
-enum { NAME_BYTES = 40, KEY_DIGITS = 12, BASIS_VALUES = 1 + QNI_BAND_KIND_COUNT };
+enum { NAME_BYTES = 40, BASIS_VALUES = 1 + QNI_BAND_KIND_COUNT };
 static const char k_key[] = "quern.run", k_fisher_tokens[] = "fisher_tokens";
 static const char k_basis[] = "basis", k_columns[] = "columns", k_rows[] = "rows", k_fisher[] = "fisher";
 static const char k_lookup[] = "lookup_gradient", k_frequency[] = "token_frequency",
                   k_head[] = "head_hessian";
 
 static qn_status path_of(const char *folder, const char *key, char **path, qn_error *err) {
-    if (asprintf(path, "%s/losses-%.*s.safetensors", folder, KEY_DIGITS, key) >= 0) return QN_OK;
+    if (asprintf(path, "%s/losses-%.*s.safetensors", folder, QNI_KEY_DIGITS, key) >= 0) return QN_OK;
     *path = NULL;
     return qni_fail_nomem(err, "a path");
 }

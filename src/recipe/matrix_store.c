@@ -12,9 +12,6 @@
 
 #include "base/banned.h"
 
-enum {
-    KEY_DIGITS = 12
-}; /* of a key in a file's name: enough to tell runs apart, and the file says it whole */
 static const char k_key[] = "quern.run", k_spec[] = "spec", k_target[] = "target",
                   k_relative_error[] = "relative_error";
 static const char *const k_matrix_of[QNI_STAGE_COUNT] = {"matrix", "trained", "tuned"};
@@ -32,8 +29,8 @@ qn_status qni_stage_path(const qni_matrix_store *store, qni_run_stage stage, con
     if (stage == QNI_STAGE_FITTED)
         (void)snprintf(name, sizeof name, "%s-%05lld.safetensors", what, (long long)number);
     else
-        (void)snprintf(name, sizeof name, "%s-%.*s-%05lld.safetensors", what, KEY_DIGITS, store->keys[stage],
-                       (long long)number);
+        (void)snprintf(name, sizeof name, "%s-%.*s-%05lld.safetensors", what, QNI_KEY_DIGITS,
+                       store->keys[stage], (long long)number);
     return qni_store_path(store, name, path, err);
 }
 

@@ -10,6 +10,10 @@
 #include "quern/checkpoint/layout.h"
 #include "quern/codec/codec.h"
 
+enum {
+    QNI_KEY_DIGITS = 12
+}; /* of a key in a file's name: enough to tell runs apart, and the file says it whole */
+
 typedef enum qni_run_stage {
     QNI_STAGE_FITTED,  /* "matrix": as the fit left it */
     QNI_STAGE_TRAINED, /* "trained": after its block was trained */

@@ -1,6 +1,7 @@
 #include "recipe/model_tuning.h"
 
 #include "base/alloc.h"
+#include "fit/tuning.h"
 #include "quern/fit/teacher_cache.h"
 #include "recipe/block_tuning.h"
 
@@ -201,20 +202,12 @@ static qn_status tune_or_load(model_run *r, const char *done_path, qn_tune_repor
     bool is_done = false;
     QN_TRY(qn_trainable_load(&r->t, done_path, &mark, false, &is_done, err));
     if (is_done) {
-        *report = (qn_tune_report){.steps = mark.step,
-                                   .best_step = mark.best_step,
-                                   .first_loss = mark.first_loss,
-                                   .best_loss = mark.best_loss,
-                                   .diverged = mark.diverged};
+        *report = qni_marked_report(&mark);
         qn_trainable_evaluate(&r->t, 0.0, r->ctx);
         return qni_save_trained(r->job->store, QNI_STAGE_TUNED, &r->t, err); /* some may have been removed */
     }
     QN_TRY(qni_tune_set(r->job, &r->t, r->ctx, report, err));
-    mark.step = report->steps;
-    mark.best_step = report->best_step;
-    mark.first_loss = report->first_loss;
-    mark.best_loss = report->best_loss;
-    mark.diverged = report->diverged;
+    qni_mark_report(report, &mark);
     QN_TRY(qni_save_trained(r->job->store, QNI_STAGE_TUNED, &r->t, err));
     QN_TRY(qn_trainable_save(&r->t, done_path, &mark, false, err));
     qni_forget_training(r->job->store);

@@ -29,7 +29,7 @@ qn_status qni_fail_dnnl(qn_error *err, int error, const char *what) {
  * AVX-512, if n is at least 378 (gemm_driver.cpp, version 2.6). */
 static const double k_packed_below = 0.0038;
 enum { LARGEST_SIDE = 1024, SMALLEST_SIDE = 256, PACKED_WIDTH = 384, MARGIN = 16, ALIGNED = 16 };
-/* Of tiles in bf16. Lower ones pack their operands too often (rates by height: BENCHMARKS.md); wider rows would take much memory for a
+/* Of tiles in bf16. Lower ones pack their operands too often (half the rate at 32 rows); wider rows would take much memory for a
  * panel of weights; what is staged is to stay in a cache. */
 enum { LOWEST_ROWS = 128, WIDEST_ROW = 4096, STAGED_ROWS = 256 };
 
