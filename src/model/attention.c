@@ -34,7 +34,8 @@ qn_status qni_attention_heads(const qni_pass *pass, const qni_layer *layer, cons
 qni_attention_args qni_attention_args_of(const qni_pass *pass, const qni_layer *layer, const qni_chunk *chunk,
                                          const float *q, const float *k, const float *v, float *out) {
     const qn_config *config = pass->model->config;
-    return (qni_attention_args){.q = q,
+    return (qni_attention_args){.bf16 = pass->bf16,
+                                .q = q,
                                 .k = k,
                                 .v = v,
                                 .out = out,

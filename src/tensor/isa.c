@@ -8,6 +8,8 @@
 #include <string.h>
 #if defined(__x86_64__)
 #include <cpuid.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 #include "base/banned.h"
@@ -22,15 +24,23 @@ static bool usable_avx512(void) {
            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl");
 }
 
+/* Linux lets a process use the tile registers once it has asked, threads that it starts later included
+ * (Documentation/x86/xstate.rst). */
+static bool may_use_tiles(void) {
+    enum { ARCH_REQ_XCOMP_PERM = 0x1023, XFEATURE_XTILEDATA = 18 };
+    return syscall(SYS_arch_prctl, ARCH_REQ_XCOMP_PERM, XFEATURE_XTILEDATA) == 0;
+}
+
 /* The processor has AMX-TILE and AMX-BF16, and the operating system saves the tile registers (XCR0 bits 17
  * and 18). */
 static bool usable_amx(void) {
     unsigned a, b, c, d;
-    if (!usable_avx512() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+    if (!usable_avx512() || !__builtin_cpu_supports("avx512bf16")) return false;
+    if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
     if (!(d & (1u << 24)) || !(d & (1u << 22))) return false;
     unsigned low, high;
     __asm__ volatile("xgetbv" : "=a"(low), "=d"(high) : "c"(0));
-    return (low & 0x60000u) == 0x60000u;
+    return (low & 0x60000u) == 0x60000u && may_use_tiles();
 }
 #endif
 

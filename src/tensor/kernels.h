@@ -5,6 +5,7 @@
 #define QUERN_SRC_TENSOR_KERNELS_H
 
 #include "quern/tensor/isa.h"
+#include "tensor/packed.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -18,9 +19,9 @@ typedef int (*qni_gemm_f32_kernel)(bool trans_a, bool trans_b, int64_t m, int64_
 
 typedef struct qni_kernels {
     qn_isa isa;
-    /* bf16 products run as such in oneDNN (AMX). Where this is false, operands are rounded to bf16 and
-     * multiplied in f32: on Sapphire Rapids the AVX-512 bf16 dot product gives half the rate of f32 FMA. */
-    bool bf16_gemm;
+    /* Products on a matrix unit (AMX), in bf16 and in f32. Where this is NULL, f32 products are oneDNN's, and operands in bf16 are
+     * rounded and multiplied in f32: on Sapphire Rapids the AVX-512 bf16 dot product gives half the rate of f32 FMA. */
+    const qni_packed_kernels *packed;
     qni_gemm_f32_kernel gemm_f32;
 
     /* sum_i x[i] w[i]; the second form widens bf16 weights on the fly. */
@@ -88,6 +89,7 @@ typedef struct qni_kernels {
 extern const qni_kernels qni_kernels_ref;
 #if defined(__x86_64__)
 extern const qni_kernels qni_kernels_avx2, qni_kernels_avx512, qni_kernels_amx;
+extern const qni_packed_kernels qni_packed_amx;
 #elif defined(__aarch64__)
 extern const qni_kernels qni_kernels_neon;
 #endif

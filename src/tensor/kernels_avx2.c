@@ -2,4 +2,4 @@
 #define QNI_LANES 8
 #include "tensor/kernels_vector.h"
 
-const qni_kernels qni_kernels_avx2 = QNI_VECTOR_KERNELS(QN_ISA_AVX2, false);
+const qni_kernels qni_kernels_avx2 = QNI_VECTOR_KERNELS(QN_ISA_AVX2, NULL);

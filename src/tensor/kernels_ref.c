@@ -171,7 +171,6 @@ static void round_bf16(const float *x, int64_t n, float *y) {
 
 const qni_kernels qni_kernels_ref = {
     .isa = QN_ISA_REF,
-    .bf16_gemm = false,
     .gemm_f32 = gemm_f32,
     .dot_f32 = dot_f32,
     .dot_bf16 = dot_bf16,

@@ -299,9 +299,9 @@ static void round_bf16(const float *x, int64_t n, float *y) {
 
 #include "tensor/kernels_vector_backward.h"
 
-#define QNI_VECTOR_KERNELS(which, native_bf16)                                                               \
+#define QNI_VECTOR_KERNELS(which, packed_kernels)                                                            \
     {                                                                                                        \
-        .isa = (which), .bf16_gemm = (native_bf16), .gemm_f32 = qni_gemm_f32_dnnl, .dot_f32 = dot_f32,       \
+        .isa = (which), .packed = (packed_kernels), .gemm_f32 = qni_gemm_f32_dnnl, .dot_f32 = dot_f32,       \
         .dot_bf16 = dot_bf16, .rms_norm = rms_norm, .rope = rope, .swiglu = swiglu, .softmax = softmax,      \
         .max = max_value, .exp_sum = exp_sum, .exp_in_place = exp_in_place, .add = add, .absmax = absmax,    \
         .scale = scale_values, .rms_norm_backward = rms_norm_backward, .swiglu_backward = swiglu_backward,   \

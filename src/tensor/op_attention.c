@@ -3,6 +3,7 @@
  * all. */
 #include "tensor/ops_cpu.h"
 
+#include "tensor/serial_gemm.h"
 #include "tensor/tile_gemm.h"
 
 #include <math.h>
@@ -21,7 +22,7 @@ typedef struct attention_job {
     const qni_attention_args *args;
     query_tile *tiles; /* in the work space */
     int64_t n_tiles, group, tile_queries, max_keys, n_operations;
-    size_t q_bytes, score_bytes;
+    size_t q_bytes, score_bytes, sum_bytes;
 } attention_job;
 
 /* Counts the tiles and what they cost at most, and finds the longest run of keys. */
@@ -74,18 +75,39 @@ static int run_tile(const attention_job *job, const query_tile *tile, int64_t kv
     float *stacked = (float *)(void *)scratch;
     float *scores = (float *)(void *)(scratch + job->q_bytes);
     float *sums = (float *)(void *)(scratch + job->q_bytes + job->score_bytes);
+    void *product_scratch = scratch + job->q_bytes + job->score_bytes + job->sum_bytes;
+    const qni_gemm_args make_scores = {.bf16 = args->bf16,
+                                       .trans_b = true,
+                                       .m = rows,
+                                       .n = n_keys,
+                                       .k = d,
+                                       .a = stacked,
+                                       .lda = d,
+                                       .b = k,
+                                       .ldb = ld,
+                                       .c = scores,
+                                       .ldc = n_keys};
+    const qni_gemm_args mix_values = {.bf16 = args->bf16,
+                                      .m = rows,
+                                      .n = d,
+                                      .k = n_keys,
+                                      .a = scores,
+                                      .lda = n_keys,
+                                      .b = v,
+                                      .ldb = ld,
+                                      .c = stacked,
+                                      .ldc = d};
     for (int64_t r = 0; r < rows; r++)
         memcpy(stacked + r * d, tile_row(job, args->q, tile, kv_head, r / tile->n, r % tile->n),
                (size_t)d * sizeof *k);
-    int error =
-        job->kernels->gemm_f32(false, true, rows, n_keys, d, stacked, d, k, ld, false, scores, n_keys);
+    int error = qni_serial_gemm(job->kernels, &make_scores, product_scratch);
     if (error) return error;
     for (int64_t r = 0; r < rows; r++) {
         const int64_t high = position0 + r % tile->n - key0 + 1;
         const int64_t low = args->window && high > args->window ? high - args->window : 0;
         sums[r] = softmax_row(job, scores + r * n_keys, low, high, n_keys);
     }
-    error = job->kernels->gemm_f32(false, false, rows, d, n_keys, scores, n_keys, v, ld, false, stacked, d);
+    error = qni_serial_gemm(job->kernels, &mix_values, product_scratch);
     for (int64_t r = 0; r < rows; r++) {
         const float *q = tile_row(job, args->q, tile, kv_head, r / tile->n, r % tile->n);
         job->kernels->scale(stacked + r * d, 1.0f / sums[r], d, args->out + (q - args->q));
@@ -102,9 +124,13 @@ qn_status qni_cpu_attention(qn_ops *ops, const qni_attention_args *args, int n_t
     count_tiles(&job);
     job.q_bytes = qni_aligned_bytes(group * tile_queries * args->head_dim, sizeof(float));
     job.score_bytes = qni_aligned_bytes(group * tile_queries * job.max_keys, sizeof(float));
-    const size_t sum_bytes = qni_aligned_bytes(group * tile_queries, sizeof(float));
+    job.sum_bytes = qni_aligned_bytes(group * tile_queries, sizeof(float));
+    const size_t score_product = qni_serial_gemm_bytes(ops->kernels, job.max_keys, args->head_dim),
+                 value_product = qni_serial_gemm_bytes(ops->kernels, args->head_dim, job.max_keys);
     const size_t tiles = qni_work_reserve(&work, job.n_tiles, sizeof *job.tiles);
-    qni_work_reserve_slices(&work, n_threads, job.q_bytes + job.score_bytes + sum_bytes);
+    qni_work_reserve_slices(&work, n_threads,
+                            job.q_bytes + job.score_bytes + job.sum_bytes +
+                                (score_product > value_product ? score_product : value_product));
     QN_TRY(qni_work_take(ops, &work, err));
     job.tiles = (query_tile *)(void *)(work.base + tiles);
     list_tiles(&job);

@@ -6,6 +6,7 @@
  * fixed order; the query heads that share the key head are stacked, as in the forward. */
 #include "tensor/ops_cpu.h"
 
+#include "tensor/serial_gemm.h"
 #include "tensor/tile_gemm.h"
 
 #include <math.h>
@@ -23,7 +24,8 @@ typedef struct attention_job {
     const qni_attention_backward_args *args;
     int64_t group, tile_queries;
     float scale;
-    size_t rows_bytes, score_bytes; /* of a slice's parts: q, do [rows, D]; p, dp [rows, keys]; sums [rows] */
+    size_t rows_bytes, score_bytes,
+        sum_bytes; /* of a slice's parts: q, do [rows, D]; p, dp [rows, keys]; sums [rows] */
 } attention_job;
 
 /* Rows of one tile against the keys [key0, + n_keys) of its span. */
@@ -32,6 +34,7 @@ typedef struct query_tile {
     int64_t position0;       /* of its first query, in the span */
     int64_t kv_head, key_row, key0, n_keys;
     float *q, *dout, *p, *dp, *sums;
+    void *scratch; /* of products */
 } query_tile;
 
 static int64_t head_offset(const attention_job *job, const query_tile *tile, int64_t r) {
@@ -40,11 +43,64 @@ static int64_t head_offset(const attention_job *job, const query_tile *tile, int
     return (row * f->n_heads + tile->kv_head * job->group + r / tile->n_queries) * f->head_dim;
 }
 
+/* Scores of the tile's rows, or their gradients: C [rows, keys] = rows [rows, D] x keys^T. */
+static int multiply_keys(const attention_job *job, const query_tile *tile, int64_t n_rows, const float *rows,
+                         const float *keys, float *c) {
+    const qni_attention_args *f = &job->args->forward;
+    const qni_gemm_args args = {.bf16 = f->bf16,
+                                .trans_b = true,
+                                .m = n_rows,
+                                .n = tile->n_keys,
+                                .k = f->head_dim,
+                                .a = rows,
+                                .lda = f->head_dim,
+                                .b = keys,
+                                .ldb = f->n_kv_heads * f->head_dim,
+                                .c = c,
+                                .ldc = tile->n_keys};
+    return qni_serial_gemm(job->kernels, &args, tile->scratch);
+}
+
+/* What keys or values get from the tile's rows: C [keys, D] += p^T rows. */
+static int add_to_keys(const attention_job *job, const query_tile *tile, int64_t n_rows, const float *p,
+                       const float *rows, float *c) {
+    const qni_attention_args *f = &job->args->forward;
+    const qni_gemm_args args = {.bf16 = f->bf16,
+                                .trans_a = true,
+                                .accumulate = true,
+                                .m = tile->n_keys,
+                                .n = f->head_dim,
+                                .k = n_rows,
+                                .a = p,
+                                .lda = tile->n_keys,
+                                .b = rows,
+                                .ldb = f->head_dim,
+                                .c = c,
+                                .ldc = f->n_kv_heads * f->head_dim};
+    return qni_serial_gemm(job->kernels, &args, tile->scratch);
+}
+
+/* What the tile's rows get from the keys: q [rows, D] = dp k. */
+static int gather_keys(const attention_job *job, const query_tile *tile, int64_t n_rows, const float *k) {
+    const qni_attention_args *f = &job->args->forward;
+    const qni_gemm_args args = {.bf16 = f->bf16,
+                                .m = n_rows,
+                                .n = f->head_dim,
+                                .k = tile->n_keys,
+                                .a = tile->dp,
+                                .lda = tile->n_keys,
+                                .b = k,
+                                .ldb = f->n_kv_heads * f->head_dim,
+                                .c = tile->q,
+                                .ldc = f->head_dim};
+    return qni_serial_gemm(job->kernels, &args, tile->scratch);
+}
+
 /* p = exponentials and their sums, as the forward made them. */
 static int make_exponentials(const attention_job *job, const query_tile *tile, const float *k, int64_t rows) {
     const qni_attention_args *f = &job->args->forward;
-    const int64_t d = f->head_dim, n = tile->n_keys, ld = f->n_kv_heads * d;
-    const int error = job->kernels->gemm_f32(false, true, rows, n, d, tile->q, d, k, ld, false, tile->p, n);
+    const int64_t n = tile->n_keys;
+    const int error = multiply_keys(job, tile, rows, tile->q, k, tile->p);
     for (int64_t r = 0; r < rows && !error; r++) {
         const int64_t high = tile->position0 + r % tile->n_queries - tile->key0 + 1;
         const int64_t low = f->window && high > f->window ? high - f->window : 0;
@@ -59,7 +115,6 @@ static int make_exponentials(const attention_job *job, const query_tile *tile, c
 static int run_tile(const attention_job *job, const query_tile *tile) {
     const qni_attention_backward_args *a = job->args;
     const qni_attention_args *f = &a->forward;
-    const qni_kernels *kernels = job->kernels;
     const int64_t d = f->head_dim, n = tile->n_keys, rows = job->group * tile->n_queries,
                   ld = f->n_kv_heads * d;
     const int64_t at = (tile->key_row + tile->key0) * ld + tile->kv_head * d;
@@ -68,16 +123,14 @@ static int run_tile(const attention_job *job, const query_tile *tile) {
         memcpy(tile->dout + r * d, a->dout + head_offset(job, tile, r), (size_t)d * sizeof(float));
     }
     int error = make_exponentials(job, tile, f->k + at, rows);
-    if (!error)
-        error = kernels->gemm_f32(false, true, rows, n, d, tile->dout, d, f->v + at, ld, false, tile->dp, n);
+    if (!error) error = multiply_keys(job, tile, rows, tile->dout, f->v + at, tile->dp);
     if (error) return error;
     for (int64_t r = 0; r < rows; r++)
-        kernels->softmax_backward(tile->p + r * n, tile->dp + r * n, n, 1.0f / tile->sums[r], job->scale);
-    error = kernels->gemm_f32(true, false, n, d, rows, tile->p, n, tile->dout, d, true, a->dv + at, ld);
-    if (!error)
-        error = kernels->gemm_f32(true, false, n, d, rows, tile->dp, n, tile->q, d, true, a->dk + at, ld);
-    if (!error)
-        error = kernels->gemm_f32(false, false, rows, d, n, tile->dp, n, f->k + at, ld, false, tile->q, d);
+        job->kernels->softmax_backward(tile->p + r * n, tile->dp + r * n, n, 1.0f / tile->sums[r],
+                                       job->scale);
+    error = add_to_keys(job, tile, rows, tile->p, tile->dout, a->dv + at);
+    if (!error) error = add_to_keys(job, tile, rows, tile->dp, tile->q, a->dk + at);
+    if (!error) error = gather_keys(job, tile, rows, f->k + at);
     for (int64_t r = 0; r < rows; r++)
         memcpy(a->dq + head_offset(job, tile, r), tile->q + r * d, (size_t)d * sizeof(float));
     return error;
@@ -98,8 +151,9 @@ static int run_task(const attention_job *job, const qni_span *span, int64_t kv_h
     float **const parts[] = {&tile.q, &tile.dout, &tile.p, &tile.dp, &tile.sums};
     for (int i = 0; i < 5; i++) {
         *parts[i] = (float *)(void *)slice;
-        slice += i < 2 ? job->rows_bytes : job->score_bytes;
+        slice += i < 2 ? job->rows_bytes : i < 4 ? job->score_bytes : job->sum_bytes;
     }
+    tile.scratch = slice;
     int error = 0;
     clear_keys(job, span, kv_head);
     for (int64_t first = 0; first < span->n_queries && !error; first += job->tile_queries) {
@@ -111,6 +165,16 @@ static int run_task(const attention_job *job, const qni_span *span, int64_t kv_h
         error = run_tile(job, &tile);
     }
     return error;
+}
+
+/* Scratch of the largest of the five products. */
+static size_t product_bytes(const qni_kernels *kernels, int64_t d, int64_t n_keys, int64_t n_rows) {
+    const size_t bytes[] = {qni_serial_gemm_bytes(kernels, n_keys, d),
+                            qni_serial_gemm_bytes(kernels, d, n_keys),
+                            qni_serial_gemm_bytes(kernels, d, n_rows)};
+    size_t most = 0;
+    for (int i = 0; i < 3; i++) most = bytes[i] > most ? bytes[i] : most;
+    return most;
 }
 
 qn_status qni_cpu_attention_backward(qn_ops *ops, const qni_attention_backward_args *args, int n_threads,
@@ -128,8 +192,10 @@ qn_status qni_cpu_attention_backward(qn_ops *ops, const qni_attention_backward_a
     job.scale = (float)(1.0 / sqrt((double)f->head_dim));
     job.rows_bytes = qni_aligned_bytes(group * job.tile_queries * f->head_dim, sizeof(float));
     job.score_bytes = qni_aligned_bytes(group * job.tile_queries * max_keys, sizeof(float));
-    const size_t sum_bytes = qni_aligned_bytes(group * job.tile_queries, sizeof(float));
-    qni_work_reserve_slices(&work, n_threads, 2 * (job.rows_bytes + job.score_bytes) + sum_bytes);
+    job.sum_bytes = qni_aligned_bytes(group * job.tile_queries, sizeof(float));
+    qni_work_reserve_slices(&work, n_threads,
+                            2 * (job.rows_bytes + job.score_bytes) + job.sum_bytes +
+                                product_bytes(ops->kernels, f->head_dim, max_keys, group * job.tile_queries));
     QN_TRY(qni_work_take(ops, &work, err));
 #pragma omp parallel num_threads(n_threads) reduction(max : failed)
     {

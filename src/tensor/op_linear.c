@@ -16,8 +16,7 @@ typedef struct linear_job {
     const qni_linear_args *args;
     qni_precision precision;
     bool few;
-    const void *x; /* as the precision wants it */
-    size_t x_copy; /* offset in the work space */
+    qni_operand x;
     int64_t tile_tokens, tile_rows;
     qni_panel panel;
     qni_tile_gemm gemm;
@@ -41,8 +40,9 @@ static uint32_t finish_tile(const linear_job *job, int64_t token0, int64_t n_tok
 static int multiply_tile(const linear_job *job, int64_t token0, int64_t n_tokens, int64_t row0,
                          int64_t n_rows) {
     const qni_matrix *w = job->args->w;
-    const char *x = (const char *)job->x + (size_t)(token0 * w->cols) * qni_precision_bytes(job->precision);
-    return qni_tile_gemm_run(&job->gemm, n_tokens, n_rows, x, qni_panel_row(&job->panel, &job->work, row0),
+    const float *x = job->x.data;
+    return qni_tile_gemm_run(&job->gemm, n_tokens, n_rows, x + token0 * w->cols,
+                             qni_panel_row(&job->panel, &job->work, row0),
                              job->args->y + token0 * w->rows + row0, qni_work_slice(&job->work));
 }
 
@@ -51,7 +51,7 @@ static void multiply_few(const linear_job *job, int64_t row0, int64_t n_rows) {
     const qni_linear_args *args = job->args;
     const qni_matrix *w = args->w;
     const int64_t k = w->cols;
-    const float *x = job->x;
+    const float *x = job->x.data;
     for (int64_t r = row0; r < row0 + n_rows; r++) {
         for (int64_t t = 0; t < args->m; t++) {
             args->y[t * w->rows + r] =
@@ -89,9 +89,7 @@ static int run_thread(linear_job *job, uint32_t *largest) {
     const int64_t n_chunks = qni_ceil_div(args->m, job->tile_tokens);
     int failed = 0;
     qni_one_thread_each();
-    if (job->precision != QNI_F32)
-        qni_round_values(job->kernels, args->x, args->m * w->cols, job->precision,
-                         job->work.base + job->x_copy);
+    qni_operand_load(&job->x, &job->work);
     for (int64_t row0 = 0; row0 < w->rows; row0 += job->panel.max_rows) {
         if (!direct) qni_panel_load(&job->panel, &job->work, row0);
         const int64_t n_rows = qni_min(job->panel.max_rows, w->rows - row0);
@@ -104,40 +102,38 @@ static int run_thread(linear_job *job, uint32_t *largest) {
     return failed;
 }
 
-static qni_tile_shape choose_tiles(const linear_job *job) {
+static qni_tile_gemm choose_tiles(const linear_job *job) {
     const qni_matrix *w = job->args->w;
-    qni_tile_shape shape = {.bf16 = job->precision == QNI_BF16,
-                            .trans_b = true,
-                            .m = job->args->m,
-                            .n = w->rows,
-                            .k = w->cols,
-                            .lda = w->cols,
-                            .ldb = w->cols,
-                            .ldc = w->rows};
-    qni_tile_shape_cut(&shape);
-    if (job->few || (!shape.bf16 && qni_tile_count(&shape) < QNI_TILES_WANTED)) {
-        shape.tile_m = SMALL_TOKENS;
-        shape.tile_n = SMALL_ROWS;
+    qni_tile_gemm gemm = {.kernels = job->kernels,
+                          .parts = qni_precision_parts(job->precision),
+                          .trans_b = true,
+                          .m = job->args->m,
+                          .n = w->rows,
+                          .k = w->cols,
+                          .lda = w->cols,
+                          .ldb = w->cols,
+                          .ldc = w->rows};
+    qni_tile_gemm_cut(&gemm);
+    if (job->few || (gemm.parts == 0 && qni_tile_count(&gemm) < QNI_TILES_WANTED)) {
+        gemm.tile_m = SMALL_TOKENS;
+        gemm.tile_n = SMALL_ROWS;
     }
-    return shape;
+    return gemm;
 }
 
 static qn_status prepare(linear_job *job, qn_ops *ops, int n_threads, qn_error *err) {
     const qni_linear_args *args = job->args;
     const qni_matrix *w = args->w;
-    const qni_tile_shape shape = choose_tiles(job);
-    job->tile_tokens = shape.tile_m;
-    job->tile_rows = shape.tile_n;
-    if (!job->few) QN_TRY(qni_tile_gemm_init(&job->gemm, job->kernels, &shape, err));
-    if (job->precision != QNI_F32)
-        job->x_copy = qni_work_reserve(&job->work, args->m * w->cols, qni_precision_bytes(job->precision));
+    const qni_packing x = {.values = args->x, .ld = w->cols, .rows = args->m, .depth = w->cols};
+    job->gemm = choose_tiles(job);
+    job->tile_tokens = job->gemm.tile_m;
+    job->tile_rows = job->gemm.tile_n;
+    qni_operand_plan(&job->x, job->kernels, job->precision, &x, &job->work);
     qni_panel_plan(&job->panel, job->kernels, w, job->precision, job->tile_rows, &job->work);
-    const size_t load_bytes = qni_panel_slice_bytes(&job->panel);
-    qni_work_reserve_slices(&job->work, n_threads,
-                            load_bytes > job->gemm.scratch_bytes ? load_bytes : job->gemm.scratch_bytes);
-    QN_TRY(qni_work_take(ops, &job->work, err));
-    job->x = job->precision == QNI_F32 ? (const void *)args->x : job->work.base + job->x_copy;
-    return QN_OK;
+    const size_t load_bytes = qni_panel_slice_bytes(&job->panel),
+                 tile_bytes = qni_tile_scratch_bytes(&job->gemm);
+    qni_work_reserve_slices(&job->work, n_threads, load_bytes > tile_bytes ? load_bytes : tile_bytes);
+    return qni_work_take(ops, &job->work, err);
 }
 
 qn_status qni_cpu_linear(qn_ops *ops, const qni_linear_args *args, int n_threads, float *largest,
@@ -145,19 +141,13 @@ qn_status qni_cpu_linear(qn_ops *ops, const qni_linear_args *args, int n_threads
     linear_job job = {.kernels = ops->kernels, .args = args, .few = args->m <= FEW_TOKENS};
     uint32_t bits = 0;
     int failed = 0;
-    job.precision = job.few && args->bf16 ? QNI_ROUNDED : qni_precision_of(ops->kernels, args->bf16);
-    qn_status status = prepare(&job, ops, n_threads, err);
-    if (status != QN_OK) goto done;
+    job.precision = qni_precision_of(ops->kernels, args->bf16, args->m, args->w->rows, args->w->cols);
+    QN_TRY(prepare(&job, ops, n_threads, err));
 #pragma omp parallel num_threads(qni_useful_threads(n_threads, args->m * args->w->rows * args->w->cols))     \
     reduction(max                                                                                            \
               : failed, bits)
     failed = run_thread(&job, &bits);
-    if (failed) {
-        status = qni_fail_dnnl(err, failed, "a linear layer");
-    } else {
-        *largest = qni_float_of_bits(bits);
-    }
-done:
-    qni_tile_gemm_release(&job.gemm);
-    return status;
+    if (failed) return qni_fail_dnnl(err, failed, "a linear layer");
+    *largest = qni_float_of_bits(bits);
+    return QN_OK;
 }

@@ -3,79 +3,67 @@
 #include "tensor/operand.h"
 #include "tensor/tile_gemm.h"
 
-#include <string.h>
-
 #include "base/banned.h"
 
 enum { BIAS_COLUMNS = 64 };
-
-/* A whole matrix as the products want it: in place, or rounded into the work space. */
-typedef struct operand {
-    const float *values;
-    int64_t n;
-    size_t copy;
-    const char *data;
-} operand;
 
 typedef struct backward_job {
     const qni_kernels *kernels;
     const qni_linear_backward_args *args;
     qni_precision precision;
-    operand dy, x, w;
+    qni_operand dy, x, w;
     qni_tile_gemm dx_gemm, dw_gemm;
     int64_t dx_tasks, dw_tasks, bias_tasks;
     qni_work work;
 } backward_job;
 
-static void plan_operand(backward_job *job, operand *o, const float *values, int64_t n) {
-    *o = (operand){.values = values, .n = n, .data = (const char *)values};
-    if (job->precision != QNI_F32)
-        o->copy = qni_work_reserve(&job->work, n, qni_precision_bytes(job->precision));
-}
-
-static void round_operand(const backward_job *job, operand *o) {
-    if (job->precision == QNI_F32 || !o->values) return;
-    qni_round_values(job->kernels, o->values, o->n, job->precision, job->work.base + o->copy);
-#pragma omp single
-    o->data = job->work.base + o->copy;
-}
-
-static qn_status prepare_product(const backward_job *job, qni_tile_shape shape, qni_tile_gemm *gemm,
-                                 int64_t *n_tasks, qn_error *err) {
-    shape.bf16 = job->precision == QNI_BF16;
-    qni_tile_shape_cut(&shape);
-    *n_tasks = qni_tile_count(&shape);
-    return qni_tile_gemm_init(gemm, job->kernels, &shape, err);
-}
-
-static qn_status prepare_products(backward_job *job, qn_error *err) {
+static void prepare_dx(backward_job *job) {
     const qni_linear_backward_args *a = job->args;
-    const qni_tile_shape dx = {
-        .accumulate = a->add_dx, .m = a->m, .n = a->k, .k = a->n, .lda = a->n, .ldb = a->k, .ldc = a->k};
-    const qni_tile_shape dw = {.trans_a = true,
-                               .accumulate = true,
-                               .m = a->n,
-                               .n = a->k,
-                               .k = a->m,
-                               .lda = a->n,
-                               .ldb = a->k,
-                               .ldc = a->k};
-    if (a->dx) QN_TRY(prepare_product(job, dx, &job->dx_gemm, &job->dx_tasks, err));
-    if (a->dw) QN_TRY(prepare_product(job, dw, &job->dw_gemm, &job->dw_tasks, err));
-    return QN_OK;
+    const qni_packing w = {
+        .values = a->w, .ld = a->k, .rows = a->k, .depth = a->n, .across = true, .right = true};
+    qni_operand_plan(&job->w, job->kernels, job->precision, &w, &job->work);
+    job->dx_gemm = (qni_tile_gemm){.kernels = job->kernels,
+                                   .parts = qni_precision_parts(job->precision),
+                                   .accumulate = a->add_dx,
+                                   .m = a->m,
+                                   .n = a->k,
+                                   .k = a->n,
+                                   .lda = a->n,
+                                   .ldb = a->k,
+                                   .ldc = a->k};
+    qni_tile_gemm_cut(&job->dx_gemm);
+    job->dx_tasks = qni_tile_count(&job->dx_gemm);
+}
+
+static void prepare_dw(backward_job *job) {
+    const qni_linear_backward_args *a = job->args;
+    const qni_packing x = {
+        .values = a->x, .ld = a->k, .rows = a->k, .depth = a->m, .across = true, .right = true};
+    qni_operand_plan(&job->x, job->kernels, job->precision, &x, &job->work);
+    job->dw_gemm = (qni_tile_gemm){.kernels = job->kernels,
+                                   .parts = qni_precision_parts(job->precision),
+                                   .trans_a = true,
+                                   .accumulate = true,
+                                   .m = a->n,
+                                   .n = a->k,
+                                   .k = a->m,
+                                   .lda = a->n,
+                                   .ldb = a->k,
+                                   .ldc = a->k};
+    qni_tile_gemm_cut(&job->dw_gemm);
+    job->dw_tasks = qni_tile_count(&job->dw_gemm);
 }
 
 static qn_status prepare(backward_job *job, qn_ops *ops, int n_threads, qn_error *err) {
     const qni_linear_backward_args *a = job->args;
-    plan_operand(job, &job->dy, a->dy, a->m * a->n);
-    if (a->dx) plan_operand(job, &job->w, a->w, a->n * a->k);
-    if (a->dw) plan_operand(job, &job->x, a->x, a->m * a->k);
-    QN_TRY(prepare_products(job, err));
+    const qni_packing dy = {.values = a->dy, .ld = a->n, .rows = a->m, .depth = a->n};
+    qni_operand_plan(&job->dy, job->kernels, job->precision, &dy, &job->work);
+    if (a->dx) prepare_dx(job);
+    if (a->dw) prepare_dw(job);
     if (a->dbias) job->bias_tasks = qni_ceil_div(a->n, BIAS_COLUMNS);
-    const size_t scratch = job->dx_gemm.scratch_bytes > job->dw_gemm.scratch_bytes
-                               ? job->dx_gemm.scratch_bytes
-                               : job->dw_gemm.scratch_bytes;
-    qni_work_reserve_slices(&job->work, n_threads, scratch);
+    const size_t dx_bytes = qni_tile_scratch_bytes(&job->dx_gemm),
+                 dw_bytes = qni_tile_scratch_bytes(&job->dw_gemm);
+    qni_work_reserve_slices(&job->work, n_threads, dx_bytes > dw_bytes ? dx_bytes : dw_bytes);
     return qni_work_take(ops, &job->work, err);
 }
 
@@ -96,28 +84,29 @@ static int run_task(const backward_job *job, int64_t task) {
     return 0;
 }
 
+/* All of it by one thread of a parallel region. */
+static int run_thread(backward_job *job) {
+    int failed = 0;
+    qni_one_thread_each();
+    qni_operand_load(&job->dy, &job->work);
+    qni_operand_load(&job->x, &job->work);
+    qni_operand_load(&job->w, &job->work);
+#pragma omp for schedule(dynamic)
+    for (int64_t t = 0; t < job->dx_tasks + job->dw_tasks + job->bias_tasks; t++) {
+        const int error = run_task(job, t);
+        if (error > failed) failed = error;
+    }
+    return failed;
+}
+
 qn_status qni_cpu_linear_backward(qn_ops *ops, const qni_linear_backward_args *args, int n_threads,
                                   qn_error *err) {
-    backward_job job = {
-        .kernels = ops->kernels, .args = args, .precision = qni_precision_of(ops->kernels, args->bf16)};
+    backward_job job = {.kernels = ops->kernels,
+                        .args = args,
+                        .precision = qni_precision_of(ops->kernels, args->bf16, args->m, args->n, args->k)};
     int failed = 0;
-    qn_status status = prepare(&job, ops, n_threads, err);
-    if (status != QN_OK) goto done;
+    QN_TRY(prepare(&job, ops, n_threads, err));
 #pragma omp parallel num_threads(n_threads) reduction(max : failed)
-    {
-        qni_one_thread_each();
-        round_operand(&job, &job.dy);
-        round_operand(&job, &job.x);
-        round_operand(&job, &job.w);
-#pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < job.dx_tasks + job.dw_tasks + job.bias_tasks; t++) {
-            const int error = run_task(&job, t);
-            if (error > failed) failed = error;
-        }
-    }
-    if (failed) status = qni_fail_dnnl(err, failed, "the gradients of a linear layer");
-done:
-    qni_tile_gemm_release(&job.dx_gemm);
-    qni_tile_gemm_release(&job.dw_gemm);
-    return status;
+    failed = run_thread(&job);
+    return failed ? qni_fail_dnnl(err, failed, "the gradients of a linear layer") : QN_OK;
 }

@@ -58,6 +58,7 @@ typedef struct qni_span {
 /* out = softmax(q k^T / sqrt D) v, causal, each group of n_heads / n_kv_heads query heads sharing a key head.
  */
 typedef struct qni_attention_args {
+    bool bf16;          /* products may be in bf16: those on a matrix unit are */
     const float *q;     /* [M, n_heads * D] */
     const float *k, *v; /* [keys, n_kv_heads * D] */
     float *out;         /* [M, n_heads * D]; may be q */

@@ -10,8 +10,9 @@
  *   gradients += scale * d loss / d parameter
  *
  * Formulas: the backward of each operation stands beside its forward (src/tensor, src/model). With bf16 compute the
- * operands of all three products of a linear layer are rounded to bf16 and the sums are f32; all else is f32. A tied
- * embedding has one gradient, the sum of both uses. Deterministic: the same bytes for any number of threads, given one ISA. */
+ * operands of all three products of a linear layer are rounded to bf16 and the sums are f32, with AMX those of attention too; all
+ * else is f32. A tied embedding has one gradient, the sum of both uses. Deterministic: the same bytes for any number of threads,
+ * given one ISA. */
 #ifndef QUERN_MODEL_GRADIENT_H
 #define QUERN_MODEL_GRADIENT_H
 

@@ -2,6 +2,7 @@
  * threads. */
 #include "quern/base/rng.h"
 #include "quern/tensor/dtype.h"
+#include "packed_plain.h"
 #include "tensor/ops.h"
 #include "test_data.h"
 
@@ -12,6 +13,9 @@
 
 /* f32 sums against double sums, of the sum of magnitudes: blocked summation of a few thousand terms. */
 #define SUM_TOLERANCE 1e-6
+
+/* Of attention whose products are in bf16: values of up to 4, weights and scores that are 1/256 off. */
+#define BF16_TOLERANCE 0.05
 
 static const int k_threads[] = {1, 2, 3, 5};
 enum { N_THREADS = sizeof k_threads / sizeof *k_threads };
@@ -73,63 +77,39 @@ static void check_gemm(qn_ops *ops, qni_gemm_args args, const char *what) {
     free(first);
 }
 
-static void check_all_gemms(qn_ops *ops) {
-    static const int64_t shapes[][3] = {{1, 1, 1}, {3, 5, 7}, {64, 48, 33}, {257, 300, 65}, {300, 17, 129}};
-    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++) {
-        for (int flags = 0; flags < 16; flags++) {
-            const int64_t m = shapes[s][0], n = shapes[s][1], k = shapes[s][2];
-            const bool trans_a = flags & 1, trans_b = flags & 2;
-            float *a = random_values((m + 3) * (k + 3), 1), *b = random_values((n + 3) * (k + 3), 2);
-            char what[80];
-            snprintf(what, sizeof what, "gemm %lldx%lldx%lld flags %d", (long long)m, (long long)n,
-                     (long long)k, flags);
-            check_gemm(ops,
-                       (qni_gemm_args){.trans_a = trans_a,
-                                       .trans_b = trans_b,
-                                       .accumulate = flags & 4,
-                                       .bf16 = flags & 8,
-                                       .m = m,
-                                       .n = n,
-                                       .k = k,
-                                       .a = a,
-                                       .lda = (trans_a ? m : k) + 3,
-                                       .b = b,
-                                       .ldb = (trans_b ? k : n) + 2,
-                                       .ldc = n + 1},
-                       what);
-            free(a);
-            free(b);
-        }
-    }
+static void check_gemm_of(qn_ops *ops, int64_t m, int64_t n, int64_t k, int flags) {
+    const bool trans_a = flags & 1, trans_b = flags & 2;
+    float *a = random_values((m + 3) * (k + 3), 1), *b = random_values((n + 3) * (k + 3), 2);
+    char what[80];
+    snprintf(what, sizeof what, "gemm %lldx%lldx%lld flags %d", (long long)m, (long long)n, (long long)k,
+             flags);
+    check_gemm(ops,
+               (qni_gemm_args){.trans_a = trans_a,
+                               .trans_b = trans_b,
+                               .accumulate = flags & 4,
+                               .bf16 = flags & 8,
+                               .m = m,
+                               .n = n,
+                               .k = k,
+                               .a = a,
+                               .lda = (trans_a ? m : k) + 3,
+                               .b = b,
+                               .ldb = (trans_b ? k : n) + 2,
+                               .ldc = n + 1},
+               what);
+    free(a);
+    free(b);
 }
 
 static void test_gemm(void **state) {
+    static const int64_t shapes[][3] = {{1, 1, 1},      {3, 5, 7},      {64, 48, 33},
+                                        {257, 300, 65}, {300, 17, 129}, {70, 40, 1100}};
     (void)state;
     qn_ops *ops = open_ops();
-    check_all_gemms(ops);
+    for (size_t s = 0; s < sizeof shapes / sizeof *shapes; s++)
+        for (int flags = 0; flags < 16; flags++)
+            check_gemm_of(ops, shapes[s][0], shapes[s][1], shapes[s][2], flags);
     qni_ops_close(ops);
-}
-
-/* oneDNN's own bf16 products, which the table uses with AMX only, run on any AVX-512 processor too. */
-static void test_gemm_with_native_bf16(void **state) {
-    (void)state;
-#if defined(__x86_64__)
-    qni_kernels kernels = qni_kernels_avx512;
-    qn_isa isa;
-    qn_ops *ops = NULL;
-    assert_int_equal(qn_isa_select(&isa, NULL), QN_OK);
-    if (isa < QN_ISA_AVX512) {
-        printf("SKIPPED: needs AVX-512\n");
-        skip();
-    }
-    kernels.bf16_gemm = true;
-    assert_int_equal(qni_ops_open_cpu(&kernels, &ops, NULL), QN_OK);
-    check_all_gemms(ops);
-    qni_ops_close(ops);
-#else
-    printf("SKIPPED: x86-64 only\n");
-    skip();
-#endif
 }
 
 static void decode_values(const void *source, int64_t row0, int64_t n_rows, float *out) {
@@ -269,7 +249,7 @@ static void naive_attention(const attention_case *c, const qni_span *s, const fl
     for (int64_t l = 0; l < d; l++) out[l] /= total;
 }
 
-static void check_attention(qn_ops *ops, const attention_case *c) {
+static void check_attention(qn_ops *ops, const attention_case *c, bool bf16) {
     enum { TOKENS = 400 };
     const int64_t width = c->heads * c->head_dim;
     float *q = random_values(TOKENS * width, 31), *k = random_values(TOKENS * c->kv_heads * c->head_dim, 32);
@@ -278,7 +258,8 @@ static void check_attention(qn_ops *ops, const attention_case *c) {
     for (int t = 0; t < N_THREADS; t++) {
         float *out = malloc((size_t)(TOKENS * width) * sizeof *out);
         memcpy(out, q, (size_t)(TOKENS * width) * sizeof *out); /* in place */
-        const qni_attention_args args = {.q = out,
+        const qni_attention_args args = {.bf16 = bf16,
+                                         .q = out,
                                          .k = k,
                                          .v = v,
                                          .out = out,
@@ -302,7 +283,7 @@ static void check_attention(qn_ops *ops, const attention_case *c) {
                 naive_attention(c, &c->spans[s], q, k, v, i, head, want);
                 const float *got = first + (c->spans[s].first_query + i) * width + head * c->head_dim;
                 for (int64_t l = 0; l < c->head_dim; l++)
-                    expect_close("attention", (double)got[l], want[l], 3e-6);
+                    expect_close("attention", (double)got[l], want[l], bf16 ? BF16_TOLERANCE : 3e-6);
             }
         }
     }
@@ -336,9 +317,14 @@ static void test_attention(void **state) {
          .spans = {{0, 1, 0, 300}}}, /* a cached step */
         {.heads = 8, .kv_heads = 2, .head_dim = 16, .window = 64, .n_spans = 1, .spans = {{0, 40, 0, 300}}},
         {.heads = 130, .kv_heads = 1, .head_dim = 4, .n_spans = 1, .spans = {{0, 3, 0, 3}}},
+        {.heads = 4, .kv_heads = 2, .head_dim = 40, .n_spans = 1, .spans = {{0, 140, 0, 140}}},
+        {.heads = 4, .kv_heads = 2, .head_dim = 40, .window = 50, .n_spans = 1, .spans = {{0, 140, 0, 140}}},
     };
     qn_ops *ops = open_ops();
-    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) check_attention(ops, &cases[c]);
+    for (size_t c = 0; c < sizeof cases / sizeof *cases; c++) {
+        check_attention(ops, &cases[c], false);
+        check_attention(ops, &cases[c], true);
+    }
     qni_ops_close(ops);
 }
 
@@ -407,14 +393,34 @@ static void test_work_space_survives_changing_sizes(void **state) {
     qni_ops_close(NULL);
 }
 
+/* Every operation with products that are packed, on any machine. */
+static void test_packed_products(void **state) {
+    static const attention_case attention = {
+        .heads = 4, .kv_heads = 2, .head_dim = 40, .window = 50, .n_spans = 1, .spans = {{0, 140, 0, 140}}};
+    const qni_kernels *selected = NULL;
+    qn_ops *ops = NULL;
+    (void)state;
+    assert_int_equal(qni_kernels_get(&selected, NULL), QN_OK);
+    qni_kernels kernels = *selected;
+    kernels.packed = &k_packed_plain;
+    assert_int_equal(qni_ops_open_cpu(&kernels, &ops, NULL), QN_OK);
+    for (int flags = 0; flags < 16; flags++) check_gemm_of(ops, 150, 70, 40, flags);
+    for (int bf16 = 0; bf16 < 2; bf16++) {
+        check_linear(ops, 150, 300, 33, bf16, true);
+        check_nll(ops, 200, 1100, 33, bf16, 1.0);
+        check_attention(ops, &attention, bf16);
+    }
+    qni_ops_close(ops);
+}
+
 int main(void) {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gemm),
-        cmocka_unit_test(test_gemm_with_native_bf16),
         cmocka_unit_test(test_linear_from_every_source),
         cmocka_unit_test(test_linear_over_panels),
         cmocka_unit_test(test_attention),
         cmocka_unit_test(test_nll),
+        cmocka_unit_test(test_packed_products),
         cmocka_unit_test(test_work_space_survives_changing_sizes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

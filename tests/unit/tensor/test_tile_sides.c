@@ -3,16 +3,16 @@
 
 #include "test_data.h"
 
-enum { LARGEST = 1024 };
+enum { LARGEST = 1024, SMALLEST_SIDE = 256, WIDEST_PACKED = 4096 };
 
 typedef struct sides {
     int64_t m, n;
 } sides;
 
 static sides of(int64_t m, int64_t n) {
-    qni_tile_shape shape = {.m = m, .n = n};
-    qni_tile_shape_cut(&shape);
-    return (sides){shape.tile_m, shape.tile_n};
+    qni_tile_gemm gemm = {.m = m, .n = n};
+    qni_tile_gemm_cut(&gemm);
+    return (sides){gemm.tile_m, gemm.tile_n};
 }
 
 static int64_t count(int64_t total, int64_t side) {
@@ -63,27 +63,34 @@ static void test_small_results_have_small_tiles(void **state) {
     assert_true(narrow.m == 256 && narrow.n == 256 && small.m == 256 && small.n == 256);
 }
 
-static sides of_bf16(int64_t m, int64_t n, int64_t ldc) {
-    qni_tile_shape shape = {.bf16 = true, .m = m, .n = n, .ldc = ldc};
-    qni_tile_shape_cut(&shape);
-    return (sides){shape.tile_m, shape.tile_n};
+static sides of_packed(int parts, int64_t m, int64_t n, int64_t k) {
+    qni_tile_gemm gemm = {.parts = parts, .m = m, .n = n, .k = k};
+    qni_tile_gemm_cut(&gemm);
+    return (sides){gemm.tile_m, gemm.tile_n};
 }
 
-/* Whole rows where those are tiles enough; else rows are cut, too, and what is staged stays small. */
-static void test_bf16_results_are_cut_into_rows(void **state) {
+/* Whole panels; no higher than what stays in a cache; tiles enough, unless they would become narrow. */
+static void check_packed(int parts, int64_t m, int64_t n, int64_t k) {
+    const sides s = of_packed(parts, m, n, k);
+    const int64_t n_tiles = count(m, s.m) * count(n, s.n);
+    const bool is_good = s.m > 0 && s.n > 0 && s.m % QNI_PACKED_ROWS == 0 && s.n % QNI_PACKED_ROWS == 0 &&
+                         s.m <= qni_packed_block_rows(k, parts) && s.n <= WIDEST_PACKED &&
+                         (n_tiles >= QNI_TILES_WANTED / 2 || s.n <= SMALLEST_SIDE);
+    if (!is_good)
+        fail_msg("%d parts, %lld x %lld x %lld: tiles of %lld x %lld", parts, (long long)m, (long long)n,
+                 (long long)k, (long long)s.m, (long long)s.n);
+}
+
+static void test_packed_tiles_are_panels_that_stay_in_a_cache(void **state) {
     (void)state;
-    const sides large = of_bf16(2048, 3072, 3072), narrow = of_bf16(300, 256, 256), one = of_bf16(5, 64, 64);
-    assert_true(large.n == 3072 && count(2048, large.m) == QNI_TILES_WANTED);
-    assert_true(narrow.n == 256 && narrow.m == 128 && one.n == 64);
-    const sides low = of_bf16(512, 1024, 1024), wide = of_bf16(4096, 151936, 151936);
-    assert_true(count(512, low.m) * count(1024, low.n) == QNI_TILES_WANTED && low.m == 128);
-    assert_true(wide.n == LARGEST && wide.m == LARGEST / 4);
-    const sides gaps = of_bf16(2048, 256, 512), empty = of_bf16(0, 0, 0);
-    assert_true(gaps.n == 256 && gaps.m == 256 && empty.m > 0 && empty.n > 0);
-    for (int64_t m = 1; m < 5000; m += 37) {
-        for (int64_t n = 1; n < 5000; n += 41) {
-            const sides s = of_bf16(m, n, n);
-            assert_true(s.m > 0 && s.n > 0 && s.n <= n && (s.n == n || s.m * s.n <= LARGEST * LARGEST / 4));
+    const sides empty = of_packed(QNI_PARTS_F32, 0, 0, 0);
+    assert_true(empty.m > 0 && empty.n > 0);
+    for (int64_t k = 1; k < 5000; k *= 3) {
+        for (int64_t m = 1; m < 5000; m += 149) {
+            for (int64_t n = 1; n < 5000; n += 151) {
+                check_packed(QNI_PARTS_BF16, m, n, k);
+                check_packed(QNI_PARTS_F32, m, n, k);
+            }
         }
     }
 }
@@ -94,7 +101,7 @@ int main(void) {
         cmocka_unit_test(test_large_results_have_large_tiles),
         cmocka_unit_test(test_tiles_are_packed_where_the_result_allows_it),
         cmocka_unit_test(test_small_results_have_small_tiles),
-        cmocka_unit_test(test_bf16_results_are_cut_into_rows),
+        cmocka_unit_test(test_packed_tiles_are_panels_that_stay_in_a_cache),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
