@@ -15,6 +15,7 @@ typedef enum bench_limit {
     BENCH_SHA256,        /* libcrypto; a digest is serial, so one thread */
     BENCH_FMA_ALL,   /* f32 multiply-adds in registers, two operations each, with the instructions in use */
     BENCH_TILES_ALL, /* bf16 multiply-adds of a matrix unit, where there is one */
+    BENCH_PARTS_ALL, /* f32 ones there, each made of six in bf16 */
     BENCH_LIMIT_COUNT,
     BENCH_NO_LIMIT = BENCH_LIMIT_COUNT
 } bench_limit;
@@ -79,7 +80,7 @@ qn_status bench_limit_rate(bench *b, bench_limit limit, double *out, qn_error *e
  * *sink keeps the compiler from leaving them out. */
 double bench_fma(qn_isa isa, int64_t n_rounds, float *sink);
 
-/* Whether the machine has a matrix unit for bf16, is allowed to use it, and does; and what bench_fma is to that unit. */
+/* Whether products run on a matrix unit for bf16; and what bench_fma is to that unit. */
 bool bench_has_tiles(const bench *b);
 double bench_tiles(int64_t n_rounds, float *sink);
 
@@ -119,8 +120,7 @@ extern const bench_dims bench_head_dims;
  * matrices of the blocks, and targets the head. */
 double bench_operations(const qn_model *model, double n_ids, double n_pairs, double n_targets);
 
-/* The limit of products in COMPUTE: where bf16 has no unit of its own it runs on the multiply-adds of f32. BENCH_NO_LIMIT where it
- * has one that cannot be measured. */
+/* The limit of products in COMPUTE: multiply-adds of f32 for both where there is no matrix unit. */
 bench_limit bench_product_limit(const bench *b, qn_compute compute);
 
 /* A set of the blocks first_layer .. first_layer + n_layers - 1 of MODEL, ready for steps: latents of their matrices at the closed

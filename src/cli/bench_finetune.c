@@ -81,7 +81,7 @@ static qn_status measure_cache(bench *b, finetune_bench *f, qn_error *err) {
                           .name = "teacher's cache, f32",
                           .unit = "tokens/s",
                           .work = n_tokens,
-                          .limit = BENCH_FMA_ALL,
+                          .limit = bench_product_limit(b, QN_COMPUTE_F32),
                           .limit_work = bench_operations(f->model, n_tokens, n_pairs, n_tokens),
                           .run = make_cache,
                           .digest = cache_digest,
@@ -135,7 +135,7 @@ static qn_status measure_steps(bench *b, finetune_bench *f, qn_error *err) {
                           .name = "whole model, ternary, f32",
                           .unit = "tokens/s",
                           .work = n_tokens,
-                          .limit = BENCH_FMA_ALL,
+                          .limit = bench_product_limit(b, QN_COMPUTE_F32),
                           .limit_work =
                               3 * bench_operations(f->model, n_tokens, f->n_pairs, (double)f->n_targets),
                           .run = step,

@@ -52,7 +52,7 @@ static qn_status decode_digest(void *user, char hex[QN_SHA256_HEX], qn_error *er
 static qn_status add_limits(bench *b, qn_error *err) {
     for (int i = 0; i < BENCH_LIMIT_COUNT; i++) {
         double rate;
-        if (i == BENCH_TILES_ALL && !bench_has_tiles(b)) continue;
+        if ((i == BENCH_TILES_ALL || i == BENCH_PARTS_ALL) && !bench_has_tiles(b)) continue;
         QN_TRY(bench_limit_rate(b, (bench_limit)i, &rate, err));
         QN_TRY(bench_add_fact(b, "kernels", bench_limit_name((bench_limit)i),
                               bench_is_arithmetic((bench_limit)i) ? "GFLOP/s" : "GB/s", rate / 1e9, err));

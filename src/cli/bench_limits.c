@@ -32,19 +32,22 @@ static const char *const k_names[BENCH_LIMIT_COUNT] = {[BENCH_COPY_CACHE_ONE] = 
                                                        [BENCH_DURABLE_WRITE] = "durable write",
                                                        [BENCH_SHA256] = "sha256, 1 thread",
                                                        [BENCH_FMA_ALL] = "f32 multiply-add",
-                                                       [BENCH_TILES_ALL] = "bf16 multiply-add"};
+                                                       [BENCH_TILES_ALL] = "bf16 multiply-add",
+                                                       [BENCH_PARTS_ALL] = "f32 in bf16 parts"};
+
+enum { PART_PRODUCTS = 6 }; /* of a product in f32 on a matrix unit for bf16 (src/tensor/packed.h) */
 
 const char *bench_limit_name(bench_limit limit) {
     return limit == BENCH_NO_LIMIT ? "" : k_names[limit];
 }
 
 bool bench_is_arithmetic(bench_limit limit) {
-    return limit == BENCH_FMA_ALL || limit == BENCH_TILES_ALL;
+    return limit == BENCH_FMA_ALL || limit == BENCH_TILES_ALL || limit == BENCH_PARTS_ALL;
 }
 
 bench_limit bench_product_limit(const bench *b, qn_compute compute) {
-    if (compute == QN_COMPUTE_F32 || b->isa != QN_ISA_AMX) return BENCH_FMA_ALL;
-    return bench_has_tiles(b) ? BENCH_TILES_ALL : BENCH_NO_LIMIT;
+    if (!bench_has_tiles(b)) return BENCH_FMA_ALL;
+    return compute == QN_COMPUTE_F32 ? BENCH_PARTS_ALL : BENCH_TILES_ALL;
 }
 
 /* Part PART of n_threads of the buffers. */
@@ -118,6 +121,7 @@ static qn_status run_sha256(void *user, qn_error *err) {
 
 static double multiply_add(const probe *p, float *sink) {
     if (p->limit == BENCH_TILES_ALL) return bench_tiles(k_tile_rounds, sink);
+    if (p->limit == BENCH_PARTS_ALL) return bench_tiles(k_tile_rounds, sink) / PART_PRODUCTS;
     return bench_fma(p->b->isa, k_fma_rounds, sink);
 }
 
@@ -151,6 +155,7 @@ static const recipe k_recipes[BENCH_LIMIT_COUNT] = {
     [BENCH_SHA256] = {run_sha256, SHA256_BYTES, false, 1},
     [BENCH_FMA_ALL] = {run_arithmetic, 64, true, 0},
     [BENCH_TILES_ALL] = {run_arithmetic, 64, true, 0},
+    [BENCH_PARTS_ALL] = {run_arithmetic, 64, true, 0},
 };
 
 /* Arithmetic is timed by the processor's clock: what else the machine does takes nothing from that limit. */

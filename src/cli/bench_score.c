@@ -53,7 +53,7 @@ static qn_status measure(bench *b, score_bench *s, qn_error *err) {
                     .name = "documents, f32",
                     .unit = "tokens/s",
                     .work = (double)s->text.windows.n_targets,
-                    .limit = BENCH_FMA_ALL,
+                    .limit = bench_product_limit(b, QN_COMPUTE_F32),
                     .limit_work = operations(s),
                     .run = score,
                     .digest = score_digest,
