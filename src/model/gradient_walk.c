@@ -10,8 +10,8 @@
 #include "base/banned.h"
 
 enum {
-    CHUNK_TOKENS = 2048
-}; /* that pass a block together: enough for the sums over tokens to run at full rate */
+    CHUNK_TOKENS = 4096
+}; /* that pass a block together: enough for sums over tokens to run at full rate */
 
 static qn_status check_gradients(const qn_model *model, const qn_gradients *gradients, qn_error *err) {
     const int64_t n = model->layout->n;
