@@ -23,17 +23,8 @@ int64_t qni_packed_depth(int parts) {
     return parts == QNI_PARTS_BF16 ? DEPTH_BF16 : DEPTH_F32;
 }
 
-/* Of a row of a block, which is as deep as a sum runs at once. */
-static int64_t block_row_bytes(int64_t depth, int parts) {
-    return qni_packed_row_bytes(qni_min(depth, qni_packed_depth(parts)), parts);
-}
-
 int64_t qni_packed_block_rows(int64_t depth, int parts) {
-    const int64_t row_bytes = block_row_bytes(depth, parts);
-    const int64_t panels = row_bytes > 0 ? CACHED_BYTES / row_bytes / QNI_PACKED_ROWS : 1;
-    return (panels > 1 ? panels : 1) * QNI_PACKED_ROWS;
-}
-
-size_t qni_packed_scratch_bytes(int64_t depth, int parts) {
-    return (size_t)(qni_packed_block_rows(depth, parts) * block_row_bytes(depth, parts));
+    const int64_t row_bytes = qni_packed_row_bytes(qni_min(depth, qni_packed_depth(parts)), parts);
+    const int64_t panels = row_bytes > 0 ? QNI_PACKED_SCRATCH_BYTES / row_bytes / QNI_PACKED_ROWS : 1;
+    return panels * QNI_PACKED_ROWS; /* the deepest panel takes a fifth of the scratch */
 }

@@ -19,10 +19,12 @@
 #define QUERN_SRC_TENSOR_PACKED_H
 
 #include <stdbool.h>
-#include <stddef.h>
 #include <stdint.h>
 
 enum { QNI_PACKED_ROWS = 32, QNI_PACKED_STEP = 32 };
+enum {
+    QNI_PACKED_SCRATCH_BYTES = 1 << 20
+}; /* a block of A: half a level-2 cache of processors with a matrix unit */
 enum { QNI_PARTS_BF16 = 1, QNI_PARTS_F32 = 3 };
 
 /* What is packed, as stored: op(A) [rows, depth] for the left side, op(B) [depth, rows] for the right. */
@@ -43,7 +45,7 @@ typedef struct qni_packed_product {
     bool accumulate;
     float *c;
     int64_t ldc;
-    void *scratch; /* qni_packed_scratch_bytes, aligned to 64 bytes; the thread's own */
+    void *scratch; /* QNI_PACKED_SCRATCH_BYTES, aligned to 64 bytes; the thread's own */
 } qni_packed_product;
 
 typedef struct qni_packed_kernels {
@@ -62,6 +64,5 @@ int64_t qni_packed_depth(int parts);
 
 /* Rows of A that are packed at once; a multiple of QNI_PACKED_ROWS. */
 int64_t qni_packed_block_rows(int64_t depth, int parts);
-size_t qni_packed_scratch_bytes(int64_t depth, int parts);
 
 #endif

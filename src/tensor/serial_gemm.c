@@ -9,8 +9,7 @@ static size_t packed_bytes(int64_t n, int64_t k, int parts) {
 }
 
 size_t qni_serial_gemm_bytes(const qni_kernels *kernels, int64_t n, int64_t k) {
-    if (!kernels->packed) return 0;
-    return packed_bytes(n, k, QNI_PARTS_F32) + qni_packed_scratch_bytes(k, QNI_PARTS_F32);
+    return kernels->packed ? packed_bytes(n, k, QNI_PARTS_F32) + QNI_PACKED_SCRATCH_BYTES : 0;
 }
 
 int qni_serial_gemm(const qni_kernels *kernels, const qni_gemm_args *g, void *scratch) {

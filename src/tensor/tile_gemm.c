@@ -83,7 +83,7 @@ int64_t qni_tile_count(const qni_tile_gemm *g) {
 }
 
 size_t qni_tile_scratch_bytes(const qni_tile_gemm *g) {
-    return g->parts > 0 ? qni_packed_scratch_bytes(g->k, g->parts) : 0;
+    return g->parts > 0 ? QNI_PACKED_SCRATCH_BYTES : 0;
 }
 
 int qni_tile_gemm_run(const qni_tile_gemm *g, int64_t m, int64_t n, const float *a, const void *b, float *c,

@@ -66,8 +66,7 @@ static inline double plain_packed(const qni_packing *p, const uint16_t *packed, 
 
 static inline void plain_multiply(const qni_packed_product *p) {
     const qni_packing b = {.rows = p->n, .depth = p->a.depth, .right = true, .parts = p->a.parts};
-    memset(p->scratch, 0xff,
-           qni_packed_scratch_bytes(p->a.depth, p->a.parts)); /* it is the product's to use */
+    memset(p->scratch, 0xff, QNI_PACKED_SCRATCH_BYTES); /* it is the product's to use */
     for (int64_t i = 0; i < p->a.rows; i++) {
         for (int64_t j = 0; j < p->n; j++) {
             float *c = p->c + i * p->ldc + j;

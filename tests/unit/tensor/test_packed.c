@@ -79,8 +79,7 @@ static void multiply(const qni_packed_kernels *kernels, const product *p, int pa
                                .parts = parts};
     uint16_t *b = pack(kernels, &right);
     void *scratch = NULL;
-    const size_t scratch_bytes = qni_packed_scratch_bytes(p->k, parts);
-    assert_int_equal(posix_memalign(&scratch, 64, scratch_bytes ? scratch_bytes : 64), 0);
+    assert_int_equal(posix_memalign(&scratch, 64, QNI_PACKED_SCRATCH_BYTES), 0);
     const qni_packed_product packed = {
         .a =
             {.values = p->a, .ld = p->lda, .rows = p->m, .depth = p->k, .across = p->trans_a, .parts = parts},
