@@ -60,7 +60,7 @@ static qn_status measure(bench *b, score_bench *s, qn_error *err) {
                     .user = s};
     s->compute = QN_COMPUTE_F32;
     QN_TRY(bench_measure(b, &c, err));
-    if (b->isa != QN_ISA_AMX) return QN_OK; /* elsewhere bf16 is f32 on rounded values: nothing to gain */
+    if (!bench_has_tiles(b)) return QN_OK; /* elsewhere bf16 is f32 on rounded values: nothing to gain */
     s->compute = QN_COMPUTE_BF16;
     c.name = "documents, bf16";
     c.limit = bench_product_limit(b, QN_COMPUTE_BF16);

@@ -1,6 +1,10 @@
 /* The arithmetic ceiling of bf16 on a matrix unit (AMX): products of tiles that stay in registers. */
 #include "bench.h"
 
+bool bench_has_tiles(const bench *b) {
+    return b->isa == QN_ISA_AMX;
+}
+
 #if defined(__x86_64__)
 #include <immintrin.h>
 #include <string.h>
@@ -19,10 +23,6 @@ _Static_assert(sizeof(tile_shapes) == 64, "as LDTILECFG reads it");
     { n, n, n, n, n, n, n, n }
 /* Constant, because gcc 12 believes that only the first bytes of it are read. */
 static const tile_shapes k_shapes = {.palette = 1, .row_bytes = EIGHT(ROW_BYTES), .rows = EIGHT(ROWS)};
-
-bool bench_has_tiles(const bench *b) {
-    return b->isa == QN_ISA_AMX;
-}
 
 /* Four sums of two operands each way: enough to hide the latency of one product. */
 __attribute__((target("amx-tile,amx-bf16"))) double bench_tiles(int64_t n_rounds, float *sink) {
@@ -49,11 +49,6 @@ __attribute__((target("amx-tile,amx-bf16"))) double bench_tiles(int64_t n_rounds
     return 2.0 * N_SUMS * multiply_adds * (double)n_rounds;
 }
 #else
-bool bench_has_tiles(const bench *b) {
-    (void)b;
-    return false;
-}
-
 double bench_tiles(int64_t n_rounds, float *sink) {
     (void)n_rounds;
     *sink = 0;

@@ -125,12 +125,9 @@ qn_status qni_cpu_attention(qn_ops *ops, const qni_attention_args *args, int n_t
     job.q_bytes = qni_aligned_bytes(group * tile_queries * args->head_dim, sizeof(float));
     job.score_bytes = qni_aligned_bytes(group * tile_queries * job.max_keys, sizeof(float));
     job.sum_bytes = qni_aligned_bytes(group * tile_queries, sizeof(float));
-    const size_t score_product = qni_serial_gemm_bytes(ops->kernels, job.max_keys, args->head_dim),
-                 value_product = qni_serial_gemm_bytes(ops->kernels, args->head_dim, job.max_keys);
+    const size_t product_bytes = qni_serial_gemm_bytes(ops->kernels, job.max_keys, args->head_dim);
     const size_t tiles = qni_work_reserve(&work, job.n_tiles, sizeof *job.tiles);
-    qni_work_reserve_slices(&work, n_threads,
-                            job.q_bytes + job.score_bytes + job.sum_bytes +
-                                (score_product > value_product ? score_product : value_product));
+    qni_work_reserve_slices(&work, n_threads, job.q_bytes + job.score_bytes + job.sum_bytes + product_bytes);
     QN_TRY(qni_work_take(ops, &work, err));
     job.tiles = (query_tile *)(void *)(work.base + tiles);
     list_tiles(&job);

@@ -24,8 +24,8 @@ typedef struct attention_job {
     const qni_attention_backward_args *args;
     int64_t group, tile_queries;
     float scale;
-    size_t rows_bytes, score_bytes,
-        sum_bytes; /* of a slice's parts: q, do [rows, D]; p, dp [rows, keys]; sums [rows] */
+    /* Of a slice's parts: q, do [rows, D]; p, dp [rows, keys]; sums [rows]. */
+    size_t rows_bytes, score_bytes, sum_bytes;
 } attention_job;
 
 /* Rows of one tile against the keys [key0, + n_keys) of its span. */
@@ -167,16 +167,6 @@ static int run_task(const attention_job *job, const qni_span *span, int64_t kv_h
     return error;
 }
 
-/* Scratch of the largest of the five products. */
-static size_t product_bytes(const qni_kernels *kernels, int64_t d, int64_t n_keys, int64_t n_rows) {
-    const size_t bytes[] = {qni_serial_gemm_bytes(kernels, n_keys, d),
-                            qni_serial_gemm_bytes(kernels, d, n_keys),
-                            qni_serial_gemm_bytes(kernels, d, n_rows)};
-    size_t most = 0;
-    for (int i = 0; i < 3; i++) most = bytes[i] > most ? bytes[i] : most;
-    return most;
-}
-
 qn_status qni_cpu_attention_backward(qn_ops *ops, const qni_attention_backward_args *args, int n_threads,
                                      qn_error *err) {
     const qni_attention_args *f = &args->forward;
@@ -193,9 +183,10 @@ qn_status qni_cpu_attention_backward(qn_ops *ops, const qni_attention_backward_a
     job.rows_bytes = qni_aligned_bytes(group * job.tile_queries * f->head_dim, sizeof(float));
     job.score_bytes = qni_aligned_bytes(group * job.tile_queries * max_keys, sizeof(float));
     job.sum_bytes = qni_aligned_bytes(group * job.tile_queries, sizeof(float));
+    const int64_t tile_rows = group * job.tile_queries, longest = max_keys > tile_rows ? max_keys : tile_rows;
+    const size_t product_bytes = qni_serial_gemm_bytes(ops->kernels, longest, f->head_dim);
     qni_work_reserve_slices(&work, n_threads,
-                            2 * (job.rows_bytes + job.score_bytes) + job.sum_bytes +
-                                product_bytes(ops->kernels, f->head_dim, max_keys, group * job.tile_queries));
+                            2 * (job.rows_bytes + job.score_bytes) + job.sum_bytes + product_bytes);
     QN_TRY(qni_work_take(ops, &work, err));
 #pragma omp parallel num_threads(n_threads) reduction(max : failed)
     {

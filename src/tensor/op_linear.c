@@ -17,7 +17,6 @@ typedef struct linear_job {
     qni_precision precision;
     bool few;
     qni_operand x;
-    int64_t tile_tokens, tile_rows;
     qni_panel panel;
     qni_tile_gemm gemm;
     qni_work work;
@@ -64,12 +63,12 @@ static void multiply_few(const linear_job *job, int64_t row0, int64_t n_rows) {
 /* Tile TASK of the panel that starts at row PANEL0. */
 static int run_tile(const linear_job *job, int64_t panel0, int64_t task, uint32_t *largest) {
     const qni_linear_args *args = job->args;
-    const int64_t n_chunks = qni_ceil_div(args->m, job->tile_tokens);
-    const int64_t token0 = task % n_chunks * job->tile_tokens,
-                  row0 = panel0 + task / n_chunks * job->tile_rows;
-    const int64_t n_tokens = qni_min(job->tile_tokens, args->m - token0);
+    const int64_t n_chunks = qni_ceil_div(args->m, job->gemm.tile_m);
+    const int64_t token0 = task % n_chunks * job->gemm.tile_m,
+                  row0 = panel0 + task / n_chunks * job->gemm.tile_n;
+    const int64_t n_tokens = qni_min(job->gemm.tile_m, args->m - token0);
     const int64_t n_rows =
-        qni_min(job->tile_rows, qni_min(panel0 + job->panel.max_rows, args->w->rows) - row0);
+        qni_min(job->gemm.tile_n, qni_min(panel0 + job->panel.max_rows, args->w->rows) - row0);
     int error = 0;
     if (job->few) {
         multiply_few(job, row0, n_rows);
@@ -86,7 +85,7 @@ static int run_thread(linear_job *job, uint32_t *largest) {
     const qni_linear_args *args = job->args;
     const qni_matrix *w = args->w;
     const bool direct = job->few && w->bf16; /* rows are read where they lie */
-    const int64_t n_chunks = qni_ceil_div(args->m, job->tile_tokens);
+    const int64_t n_chunks = qni_ceil_div(args->m, job->gemm.tile_m);
     int failed = 0;
     qni_one_thread_each();
     qni_operand_load(&job->x, &job->work);
@@ -94,7 +93,7 @@ static int run_thread(linear_job *job, uint32_t *largest) {
         if (!direct) qni_panel_load(&job->panel, &job->work, row0);
         const int64_t n_rows = qni_min(job->panel.max_rows, w->rows - row0);
 #pragma omp for schedule(dynamic)
-        for (int64_t t = 0; t < qni_ceil_div(n_rows, job->tile_rows) * n_chunks; t++) {
+        for (int64_t t = 0; t < qni_ceil_div(n_rows, job->gemm.tile_n) * n_chunks; t++) {
             const int error = run_tile(job, row0, t, largest);
             if (error > failed) failed = error;
         }
@@ -126,10 +125,8 @@ static qn_status prepare(linear_job *job, qn_ops *ops, int n_threads, qn_error *
     const qni_matrix *w = args->w;
     const qni_packing x = {.values = args->x, .ld = w->cols, .rows = args->m, .depth = w->cols};
     job->gemm = choose_tiles(job);
-    job->tile_tokens = job->gemm.tile_m;
-    job->tile_rows = job->gemm.tile_n;
     qni_operand_plan(&job->x, job->kernels, job->precision, &x, &job->work);
-    qni_panel_plan(&job->panel, job->kernels, w, job->precision, job->tile_rows, &job->work);
+    qni_panel_plan(&job->panel, job->kernels, w, job->precision, job->gemm.tile_n, &job->work);
     const size_t load_bytes = qni_panel_slice_bytes(&job->panel),
                  tile_bytes = qni_tile_scratch_bytes(&job->gemm);
     qni_work_reserve_slices(&job->work, n_threads, load_bytes > tile_bytes ? load_bytes : tile_bytes);

@@ -30,7 +30,7 @@ typedef struct qni_operand {
 void qni_operand_plan(qni_operand *operand, const qni_kernels *kernels, qni_precision precision,
                       const qni_packing *stored, qni_work *work);
 
-/* Makes the copy. Called by every thread of a parallel region, which share the work; ends with a barrier. */
+/* Makes the copy, if there is one. Called by every thread of a parallel region, which share the work; ends with a barrier then. */
 void qni_operand_load(qni_operand *operand, const qni_work *work);
 
 /* A run of rows of W, ready for products as their right side: in place where dtype and precision agree, else decoded by all

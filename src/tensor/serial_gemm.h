@@ -5,7 +5,8 @@
 #include "tensor/kernels.h"
 #include "tensor/ops.h"
 
-/* Of the scratch that products of up to N columns and a depth of up to K take, aligned to 64 bytes. */
+/* Of the scratch, aligned to 64 bytes, that products take whose columns are up to N and whose depth is up to K, or the other way
+ * round. */
 size_t qni_serial_gemm_bytes(const qni_kernels *kernels, int64_t n, int64_t k);
 
 /* Where it is not packed it is in f32, whatever args->bf16 says. Returns 0, or oneDNN's error number. */

@@ -69,13 +69,13 @@ static sides of_packed(int parts, int64_t m, int64_t n, int64_t k) {
     return (sides){gemm.tile_m, gemm.tile_n};
 }
 
-/* Whole panels; no higher than what stays in a cache; tiles enough, unless they would become narrow. */
+/* Whole panels; no higher than what stays in a cache; tiles enough (whole panels may cost one), unless they would become narrow. */
 static void check_packed(int parts, int64_t m, int64_t n, int64_t k) {
     const sides s = of_packed(parts, m, n, k);
     const int64_t n_tiles = count(m, s.m) * count(n, s.n);
     const bool is_good = s.m > 0 && s.n > 0 && s.m % QNI_PACKED_ROWS == 0 && s.n % QNI_PACKED_ROWS == 0 &&
                          s.m <= qni_packed_block_rows(k, parts) && s.n <= WIDEST_PACKED &&
-                         (n_tiles >= QNI_TILES_WANTED / 2 || s.n <= SMALLEST_SIDE);
+                         (n_tiles >= QNI_TILES_WANTED - 1 || s.n <= SMALLEST_SIDE);
     if (!is_good)
         fail_msg("%d parts, %lld x %lld x %lld: tiles of %lld x %lld", parts, (long long)m, (long long)n,
                  (long long)k, (long long)s.m, (long long)s.n);
