@@ -1,6 +1,7 @@
 #include "quern/fit/trainable.h"
 
 #include "base/alloc.h"
+#include "fit/sign_planes.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -42,6 +43,12 @@ static qn_status add_part(qn_trainable *t, int64_t entry, qn_trainable_part **ou
     return QN_OK;
 }
 
+static qn_status add_signs(qn_trainable_part *part, qn_error *err) {
+    part->signs = qni_alloc_array(1, sizeof *part->signs);
+    return part->signs ? qni_sign_planes_make(&part->latents, part->signs, err)
+                       : qni_fail_nomem(err, "signs of a matrix");
+}
+
 qn_status qn_trainable_add_matrix(qn_trainable *t, int64_t entry, qn_latents *latents, qn_error *err) {
     const qn_layout_entry *e = &t->layout->entries[entry];
     qn_trainable_part *part;
@@ -53,7 +60,7 @@ qn_status qn_trainable_add_matrix(qn_trainable *t, int64_t entry, qn_latents *la
     part->has_latents = true;
     part->latents = *latents;
     *latents = (qn_latents){0};
-    return QN_OK;
+    return qni_sign_planes_serve(&part->latents) ? add_signs(part, err) : QN_OK;
 }
 
 qn_status qn_trainable_add_vector(qn_trainable *t, int64_t entry, const qn_weight *weight, qn_error *err) {
@@ -78,6 +85,8 @@ void qn_trainable_release(qn_trainable *t) {
         qn_latents_release(&t->parts[i].latents);
         free(t->parts[i].masters);
         free(t->parts[i].dense);
+        if (t->parts[i].signs) qni_signs_release(t->parts[i].signs);
+        free(t->parts[i].signs);
     }
     free(t->parts);
     free(t->groups);
@@ -178,11 +187,18 @@ void qn_trainable_give_back(const qn_trainable *t, qn_model *model) {
         (void)!qn_model_set_weight(model, t->parts[i].entry, NULL, NULL); /* its own: cannot fail */
 }
 
+/* The signs are those of codes, which a smooth start does not follow. */
+static void evaluate_matrix(qn_trainable_part *part, double temperature, const qn_context *ctx) {
+    qn_latents_weights(&part->latents, temperature, ctx, part->dense);
+    part->weight.signs = temperature == 0.0 ? part->signs : NULL;
+    if (part->weight.signs) qni_sign_planes_set(&part->latents, ctx, part->signs);
+}
+
 void qn_trainable_evaluate(qn_trainable *t, double temperature, const qn_context *ctx) {
     for (int64_t i = 0; i < t->n_parts; i++) {
         qn_trainable_part *part = &t->parts[i];
         if (part->has_latents) {
-            qn_latents_weights(&part->latents, temperature, ctx, part->dense);
+            evaluate_matrix(part, temperature, ctx);
             continue;
         }
         const int64_t n = part_values(t, part);

@@ -46,6 +46,7 @@ qn_status qni_linear_backward(const qni_backward *backward, int64_t index, int64
         .dy = dy,
         .x = x,
         .w = dx ? dense_values(backward, index) : NULL,
+        .signs = w->signs,
         .dx = dx,
         .dw = x ? qni_wanted_gradient(backward, index) : NULL,
         .dbias = x ? qni_wanted_gradient(backward, bias_index) : NULL,

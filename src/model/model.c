@@ -94,6 +94,7 @@ qni_matrix qni_matrix_of(const qn_model *model, int64_t index) {
     qni_matrix matrix = {.rows = qn_weight_rows(weight), .cols = qn_weight_cols(weight)};
     if (data && weight->dense.dtype == QN_DTYPE_F32 && (uintptr_t)data % sizeof(float) == 0) {
         matrix.f32 = data;
+        matrix.signs = weight->signs;
     } else if (data && weight->dense.dtype == QN_DTYPE_BF16 && (uintptr_t)data % sizeof(uint16_t) == 0) {
         matrix.bf16 = data;
     } else {

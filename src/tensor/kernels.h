@@ -6,6 +6,7 @@
 
 #include "quern/tensor/isa.h"
 #include "tensor/packed.h"
+#include "tensor/signs.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -23,6 +24,9 @@ typedef struct qni_kernels {
      * rounded and multiplied in f32: on Sapphire Rapids the AVX-512 bf16 dot product gives half the rate of f32 FMA. */
     const qni_packed_kernels *packed;
     qni_gemm_f32_kernel gemm_f32;
+
+    /* Products in f32 with matrices that are sums of signs; NULL where dense ones serve. */
+    const qni_sign_kernels *signs;
 
     /* sum_i x[i] w[i]; the second form widens bf16 weights on the fly. */
     float (*dot_f32)(const float *x, const float *w, int64_t n);

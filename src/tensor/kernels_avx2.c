@@ -2,4 +2,6 @@
 #define QNI_LANES 8
 #include "tensor/kernels_vector.h"
 
-const qni_kernels qni_kernels_avx2 = QNI_VECTOR_KERNELS(QN_ISA_AVX2, NULL);
+#include "tensor/kernels_signs.h"
+
+const qni_kernels qni_kernels_avx2 = QNI_VECTOR_KERNELS(QN_ISA_AVX2, NULL, &k_sign_kernels);

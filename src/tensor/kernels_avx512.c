@@ -3,5 +3,7 @@
 #define QNI_LANES 16
 #include "tensor/kernels_vector.h"
 
-const qni_kernels qni_kernels_avx512 = QNI_VECTOR_KERNELS(QN_ISA_AVX512, NULL);
-const qni_kernels qni_kernels_amx = QNI_VECTOR_KERNELS(QN_ISA_AMX, &qni_packed_amx);
+#include "tensor/kernels_signs.h"
+
+const qni_kernels qni_kernels_avx512 = QNI_VECTOR_KERNELS(QN_ISA_AVX512, NULL, &k_sign_kernels);
+const qni_kernels qni_kernels_amx = QNI_VECTOR_KERNELS(QN_ISA_AMX, &qni_packed_amx, NULL);

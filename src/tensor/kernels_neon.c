@@ -2,4 +2,6 @@
 #define QNI_LANES 4
 #include "tensor/kernels_vector.h"
 
-const qni_kernels qni_kernels_neon = QNI_VECTOR_KERNELS(QN_ISA_NEON, NULL);
+#include "tensor/kernels_signs.h"
+
+const qni_kernels qni_kernels_neon = QNI_VECTOR_KERNELS(QN_ISA_NEON, NULL, &k_sign_kernels);

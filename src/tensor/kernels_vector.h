@@ -299,12 +299,12 @@ static void round_bf16(const float *x, int64_t n, float *y) {
 
 #include "tensor/kernels_vector_backward.h"
 
-#define QNI_VECTOR_KERNELS(which, packed_kernels)                                                            \
+#define QNI_VECTOR_KERNELS(which, packed_kernels, sign_kernels)                                              \
     {                                                                                                        \
-        .isa = (which), .packed = (packed_kernels), .gemm_f32 = qni_gemm_f32_dnnl, .dot_f32 = dot_f32,       \
-        .dot_bf16 = dot_bf16, .rms_norm = rms_norm, .rope = rope, .swiglu = swiglu, .softmax = softmax,      \
-        .max = max_value, .exp_sum = exp_sum, .exp_in_place = exp_in_place, .add = add, .absmax = absmax,    \
-        .scale = scale_values, .rms_norm_backward = rms_norm_backward, .swiglu_backward = swiglu_backward,   \
-        .softmax_backward = softmax_backward, .divergence = divergence, .widen_bf16 = widen_bf16,            \
-        .narrow_bf16 = narrow_bf16, .round_bf16 = round_bf16,                                                \
+        .isa = (which), .packed = (packed_kernels), .signs = (sign_kernels), .gemm_f32 = qni_gemm_f32_dnnl,  \
+        .dot_f32 = dot_f32, .dot_bf16 = dot_bf16, .rms_norm = rms_norm, .rope = rope, .swiglu = swiglu,      \
+        .softmax = softmax, .max = max_value, .exp_sum = exp_sum, .exp_in_place = exp_in_place, .add = add,  \
+        .absmax = absmax, .scale = scale_values, .rms_norm_backward = rms_norm_backward,                     \
+        .swiglu_backward = swiglu_backward, .softmax_backward = softmax_backward, .divergence = divergence,  \
+        .widen_bf16 = widen_bf16, .narrow_bf16 = narrow_bf16, .round_bf16 = round_bf16,                      \
     }

@@ -1,5 +1,6 @@
 /* Linear layers: a panel of weights is decoded once and meets all tokens, tile by tile. */
 #include "tensor/operand.h"
+#include "tensor/sign_product.h"
 #include "tensor/tile_gemm.h"
 
 #include "base/banned.h"
@@ -133,9 +134,38 @@ static qn_status prepare(linear_job *job, qn_ops *ops, int n_threads, qn_error *
     return qni_work_take(ops, &job->work, err);
 }
 
+/* ---- with signs ---- */
+
+static void run_sign_tiles(const linear_job *job, const qni_sign_product *product, uint32_t *largest) {
+    const int64_t n_tokens = product->kernels->n_tokens;
+#pragma omp for schedule(dynamic)
+    for (int64_t t = 0; t < qni_sign_tiles(product); t++) {
+        qni_sign_tile(product, t, qni_work_slice(&job->work));
+        const uint32_t bits = finish_tile(job, t * n_tokens, qni_min(n_tokens, product->m - t * n_tokens), 0,
+                                          job->args->w->rows);
+        if (bits > *largest) *largest = bits;
+    }
+}
+
+static qn_status multiply_signs(qn_ops *ops, const qni_linear_args *args, int n_threads, float *largest,
+                                qn_error *err) {
+    linear_job job = {.kernels = ops->kernels, .args = args};
+    const qni_sign_product product = {
+        .kernels = ops->kernels->signs, .signs = args->w->signs, .m = args->m, .x = args->x, .y = args->y};
+    uint32_t bits = 0;
+    qni_work_reserve_slices(&job.work, n_threads, qni_sign_slice_bytes(&product));
+    QN_TRY(qni_work_take(ops, &job.work, err));
+#pragma omp parallel num_threads(n_threads) reduction(max : bits)
+    run_sign_tiles(&job, &product, &bits);
+    *largest = qni_float_of_bits(bits);
+    return QN_OK;
+}
+
 qn_status qni_cpu_linear(qn_ops *ops, const qni_linear_args *args, int n_threads, float *largest,
                          qn_error *err) {
     linear_job job = {.kernels = ops->kernels, .args = args, .few = args->m <= FEW_TOKENS};
+    if (qni_sign_product_pays(ops->kernels, args->w->signs, args->bf16, args->m))
+        return multiply_signs(ops, args, n_threads, largest, err);
     uint32_t bits = 0;
     int failed = 0;
     job.precision = qni_precision_of(ops->kernels, args->bf16, args->m, args->w->rows, args->w->cols);

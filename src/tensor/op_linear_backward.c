@@ -1,6 +1,7 @@
 /* The backward of a linear layer: dx = dy W, dw += dy^T x, dbias += column sums of dy. Both products run as
  * one grid of tiles. The sum over tokens of a tile of dw is one product, in one order. */
 #include "tensor/operand.h"
+#include "tensor/sign_product.h"
 #include "tensor/tile_gemm.h"
 
 #include "base/banned.h"
@@ -12,6 +13,7 @@ typedef struct backward_job {
     const qni_linear_backward_args *args;
     qni_precision precision;
     qni_operand dy, x, w;
+    qni_sign_product signs; /* for dx, in place of w; kernels NULL: not used */
     qni_tile_gemm dx_gemm, dw_gemm;
     int64_t dx_tasks, dw_tasks, bias_tasks;
     qni_work work;
@@ -33,6 +35,18 @@ static void prepare_dx(backward_job *job) {
                                    .ldc = a->k};
     qni_tile_gemm_cut(&job->dx_gemm);
     job->dx_tasks = qni_tile_count(&job->dx_gemm);
+}
+
+static void prepare_signs(backward_job *job) {
+    const qni_linear_backward_args *a = job->args;
+    job->signs = (qni_sign_product){.kernels = job->kernels->signs,
+                                    .signs = a->signs,
+                                    .backward = true,
+                                    .add = a->add_dx,
+                                    .m = a->m,
+                                    .x = a->dy,
+                                    .y = a->dx};
+    job->dx_tasks = qni_sign_tiles(&job->signs);
 }
 
 static void prepare_dw(backward_job *job) {
@@ -58,10 +72,14 @@ static qn_status prepare(backward_job *job, qn_ops *ops, int n_threads, qn_error
     const qni_linear_backward_args *a = job->args;
     const qni_packing dy = {.values = a->dy, .ld = a->n, .rows = a->m, .depth = a->n};
     qni_operand_plan(&job->dy, job->kernels, job->precision, &dy, &job->work);
-    if (a->dx) prepare_dx(job);
+    if (a->dx && qni_sign_product_pays(job->kernels, a->signs, a->bf16, a->m))
+        prepare_signs(job);
+    else if (a->dx)
+        prepare_dx(job);
     if (a->dw) prepare_dw(job);
     if (a->dbias) job->bias_tasks = qni_ceil_div(a->n, BIAS_COLUMNS);
-    const size_t dx_bytes = qni_tile_scratch_bytes(&job->dx_gemm),
+    const size_t dx_bytes = job->signs.kernels ? qni_sign_slice_bytes(&job->signs)
+                                               : qni_tile_scratch_bytes(&job->dx_gemm),
                  dw_bytes = qni_tile_scratch_bytes(&job->dw_gemm);
     qni_work_reserve_slices(&job->work, n_threads, dx_bytes > dw_bytes ? dx_bytes : dw_bytes);
     return qni_work_take(ops, &job->work, err);
@@ -76,6 +94,10 @@ static void sum_columns(const backward_job *job, int64_t task) {
 static int run_task(const backward_job *job, int64_t task) {
     const int64_t dw_task = task - job->dx_tasks;
     void *scratch = qni_work_slice(&job->work);
+    if (task < job->dx_tasks && job->signs.kernels) {
+        qni_sign_tile(&job->signs, task, scratch);
+        return 0;
+    }
     if (task < job->dx_tasks)
         return qni_tile_gemm_task(&job->dx_gemm, task, job->dy.data, job->w.data, job->args->dx, scratch);
     if (dw_task < job->dw_tasks)

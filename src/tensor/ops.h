@@ -19,6 +19,7 @@ typedef struct qni_matrix {
     const uint16_t *bf16;
     void (*decode)(const void *source, int64_t row0, int64_t n_rows, float *out);
     const void *source;
+    const qni_signs *signs; /* or NULL: the same values once more, for faster products in f32 */
 } qni_matrix;
 
 /* C [m, n] = op(A) [m, k] op(B) [k, n] (+ C when accumulate); leading dimensions as stored. */
@@ -83,12 +84,13 @@ typedef struct qni_nll_args {
 typedef struct qni_linear_backward_args {
     bool bf16, add_dx;
     int64_t m, n, k;
-    const float *dy; /* [M, N] */
-    const float *x;  /* [M, K]; for dw */
-    const float *w;  /* [N, K]; for dx */
-    float *dx;       /* [M, K] */
-    float *dw;       /* [N, K] */
-    float *dbias;    /* [N] */
+    const float *dy;        /* [M, N] */
+    const float *x;         /* [M, K]; for dw */
+    const float *w;         /* [N, K]; for dx */
+    const qni_signs *signs; /* as in qni_matrix */
+    float *dx;              /* [M, K] */
+    float *dw;              /* [N, K] */
+    float *dbias;           /* [N] */
 } qni_linear_backward_args;
 
 /* Gradients of y [rows, n] = w * x / rms(x). dw [n] is added to unless NULL, dx where ADD_DX says so; dx may be dy. */

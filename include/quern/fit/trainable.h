@@ -28,8 +28,9 @@ typedef struct qn_trainable_part {
     int64_t entry; /* of the layout */
     bool has_latents;
     qn_latents latents;
-    float *masters; /* [C] or [R, C] owned: of what has no latents */
-    float *dense;   /* [R, C] or [C] owned: what the model is lent */
+    float *masters;          /* [C] or [R, C] owned: of what has no latents */
+    float *dense;            /* [R, C] or [C] owned: what the model is lent */
+    struct qni_signs *signs; /* owned, or NULL: of latents, the same once more for products */
     qn_weight weight;
 } qn_trainable_part;
 
