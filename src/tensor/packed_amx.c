@@ -17,7 +17,11 @@ enum {
     TILE_VALUES = HALF * 2 * LANES, /* bf16 of a tile */
     PART_VALUES = 2 * TILE_VALUES,  /* of both halves of a panel, one step of the depth */
     TILE_ROW_BYTES = 64,
-    B_BYTES = 1 << 18 /* of the panels of B that stay in a level-2 cache beside a block of A */
+    B_BYTES =
+        1
+        << 17, /* of the panels of B that stay in a level-2 cache beside a block of A, and of those that come next */
+    LINE_BYTES = 64,
+    STEP_LINES = PART_VALUES * 2 / LINE_BYTES /* of a part */
 };
 
 /* ---- packing ---- */
@@ -201,9 +205,25 @@ static const tile_shapes k_shapes = {.palette = 1, .row_bytes = EIGHT(TILE_ROW_B
     _tile_dpbf16ps(2, 5, 6);                                                                                 \
     _tile_dpbf16ps(3, 5, 7)
 
+/* What the sums of a panel fetch meanwhile: where they go, and a share of the panels of B that come next. */
+typedef struct ahead {
+    const float *c; /* a row a step */
+    int64_t n_rows, ldc;
+    const char *b;
+    int64_t n_lines; /* a step */
+} ahead;
+
+KERNEL void fetch(ahead *next, int64_t step) {
+    if (step < next->n_rows) {
+        __builtin_prefetch(next->c + step * next->ldc, 1);
+        __builtin_prefetch(next->c + step * next->ldc + LANES, 1);
+    }
+    for (int64_t i = 0; i < next->n_lines; i++, next->b += LINE_BYTES) _mm_prefetch(next->b, _MM_HINT_T1);
+}
+
 /* C = 32 x 32 sums over N_STEPS of the depth. The part products of a step stand in an order that changes one side at a time. */
-KERNEL void multiply_panels(const uint16_t *a, const uint16_t *b, int64_t n_steps, int parts, float *c,
-                            int64_t ldc) {
+KERNEL void multiply_panels(const uint16_t *a, const uint16_t *b, int64_t n_steps, int parts, ahead *next,
+                            float *c, int64_t ldc) {
     const size_t row_bytes = (size_t)ldc * sizeof *c;
     float *lower = c + HALF * ldc;
     _tile_zero(0);
@@ -211,6 +231,7 @@ KERNEL void multiply_panels(const uint16_t *a, const uint16_t *b, int64_t n_step
     _tile_zero(2);
     _tile_zero(3);
     for (int64_t s = 0; s < n_steps; s++) {
+        fetch(next, s);
         LOAD_A(0);
         if (parts == QNI_PARTS_F32) {
             LOAD_B(2);
@@ -239,11 +260,11 @@ KERNEL void multiply_panels(const uint16_t *a, const uint16_t *b, int64_t n_step
 }
 
 /* M x N of such sums, put into C or added to it. Sums that start at zero in each block of the depth round off less. */
-KERNEL void multiply_aside(const uint16_t *a, const uint16_t *b, int64_t n_steps, int parts, bool add,
-                           int64_t m, int64_t n, float *c, int64_t ldc) {
+KERNEL void multiply_aside(const uint16_t *a, const uint16_t *b, int64_t n_steps, int parts, ahead *next,
+                           bool add, int64_t m, int64_t n, float *c, int64_t ldc) {
     float sums[QNI_PACKED_ROWS * QNI_PACKED_ROWS] __attribute__((aligned(64)));
     const __mmask16 first = first_lanes(n), second = first_lanes(n - LANES), kept = add ? 0xffff : 0;
-    multiply_panels(a, b, n_steps, parts, sums, QNI_PACKED_ROWS);
+    multiply_panels(a, b, n_steps, parts, next, sums, QNI_PACKED_ROWS);
     for (int64_t i = 0; i < m; i++) {
         const float *row = sums + i * QNI_PACKED_ROWS;
         float *to = c + i * ldc;
@@ -259,6 +280,19 @@ typedef struct block {
     int64_t i, i_end, j, j_end, step, n_steps;
 } block;
 
+/* While a panel of A passes its share of the block's panels of B is fetched from those that follow. */
+KERNEL ahead ahead_of(const qni_packed_product *p, const block *r, int64_t i, const uint16_t *b,
+                      int64_t b_values, int parts) {
+    const int64_t n_panels = qni_ceil_div(r->i_end - r->i, QNI_PACKED_ROWS);
+    const int64_t n_lines = r->j_end < p->n ? qni_ceil_div((int64_t)parts * STEP_LINES, n_panels) : 0;
+    const int64_t apart = qni_ceil_div(r->j_end - r->j, QNI_PACKED_ROWS) * b_values;
+    const int64_t done = (i - r->i) / QNI_PACKED_ROWS * r->n_steps * n_lines;
+    return (ahead){.ldc = p->ldc,
+                   .n_rows = qni_min(QNI_PACKED_ROWS, r->i_end - i),
+                   .b = n_lines ? (const char *)(b + apart) + done * LINE_BYTES : NULL,
+                   .n_lines = n_lines};
+}
+
 /* C is written along its rows. */
 KERNEL void multiply_block(const qni_packed_product *p, const block *r, int parts) {
     const int64_t step_values = (int64_t)parts * PART_VALUES;
@@ -271,10 +305,12 @@ KERNEL void multiply_block(const qni_packed_product *p, const block *r, int part
             const uint16_t *b = p->b + j / QNI_PACKED_ROWS * b_values + r->step * step_values;
             const int64_t n = qni_min(QNI_PACKED_ROWS, r->j_end - j);
             float *c = p->c + i * p->ldc + j;
+            ahead next = ahead_of(p, r, i, b, b_values, parts);
+            next.c = c;
             if (!add && m == QNI_PACKED_ROWS && n == QNI_PACKED_ROWS) {
-                multiply_panels(a, b, r->n_steps, parts, c, p->ldc);
+                multiply_panels(a, b, r->n_steps, parts, &next, c, p->ldc);
             } else {
-                multiply_aside(a, b, r->n_steps, parts, add, m, n, c, p->ldc);
+                multiply_aside(a, b, r->n_steps, parts, &next, add, m, n, c, p->ldc);
             }
         }
     }
