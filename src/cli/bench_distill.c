@@ -97,7 +97,7 @@ static qn_status step(void *user, qn_error *err) {
     };
     double loss;
     qn_trainable_evaluate(&d->set, 0.0, d->b->ctx);
-    qn_gradients_clear(&d->set.gradients, d->set.layout);
+    qn_gradients_renew(&d->set.gradients);
     QN_TRY(qn_window_gradient(d->model, &sequences, d->stream, d->target, &options, d->b->ctx,
                               &d->set.gradients, &loss, err));
     return qn_trainable_step(&d->set, 0.0, &adamw, 0.0, 1, d->b->ctx, err);

@@ -108,7 +108,7 @@ static qn_status step(void *user, qn_error *err) {
                                      .keep_bytes = cli_flag(f->b->args, "recompute") ? 0 : INT64_MAX};
     qn_loss loss;
     qn_trainable_evaluate(&f->set, 0.0, f->b->ctx);
-    qn_gradients_clear(&f->set.gradients, f->set.layout);
+    qn_gradients_renew(&f->set.gradients);
     QN_TRY(qn_teacher_cache_read(f->cache, 0, f->n_batch, &f->teacher, 0, err));
     QN_TRY(qn_loss_gradient(f->model, &sequences, f->targets, &options, f->b->ctx, &f->set.gradients, &loss,
                             err));

@@ -26,7 +26,7 @@ static qn_status step(void *user, qn_error *err) {
     const qn_sequences sequences = {.ids = t->ids, .starts = t->starts, .n = t->shape->batch};
     const qn_adamw_options adamw = qn_adamw_options_default();
     qn_loss loss;
-    qn_gradients_clear(&t->gradients, t->layout);
+    qn_gradients_renew(&t->gradients);
     QN_TRY(qn_loss_gradient(t->model, &sequences, t->targets, &t->options, t->b->ctx, &t->gradients, &loss,
                             err));
     return qn_adamw_step(t->groups, t->layout->n, &adamw, 0.0, 1, t->b->ctx, NULL, err);

@@ -229,7 +229,7 @@ static qn_status run_step(train *t, int64_t step, step_report *report, qn_error 
         .compute = o->compute, .ce_weight = 1.0, .scale = 1.0 / n_targets, .keep_bytes = t->keep_bytes};
     const qn_sequences sequences = {.ids = t->ids, .starts = t->starts, .n = o->batch};
     double nats = 0;
-    qn_gradients_clear(&t->weights.gradients, &t->inputs.layout);
+    qn_gradients_renew(&t->weights.gradients);
     for (int64_t i = 0; i < o->accumulate; i++) {
         qn_loss loss = {0};
         QN_TRY(draw_batch(t, (step * o->accumulate + i) * o->batch, err));

@@ -157,7 +157,7 @@ static qn_status take_step(tuning *r, int64_t step, qn_error *err) {
     double sum = 0.0, units = 0.0;
     QN_TRY(draw(r, step, err));
     qn_trainable_evaluate(r->t, temperature, r->ctx);
-    qn_gradients_clear(&r->t->gradients, r->t->layout);
+    qn_gradients_renew(&r->t->gradients);
     QN_TRY(r->loss->find(r->loss->user, r->list, r->options->batch, &r->t->gradients, &sum, &units, err));
     return qn_trainable_step(r->t, temperature, &adamw, qn_schedule_rate(&r->schedule, step), step + 1,
                              r->ctx, err);

@@ -22,7 +22,7 @@ typedef struct qni_backward_work {
 typedef struct qni_backward {
     const qni_pass *pass;
     qni_rope_table unrotate;              /* owned; rotation by the negative angles */
-    float **gradients;                    /* [layout->n] borrowed; NULL: none wanted */
+    qn_gradients *gradients;              /* borrowed; NULL: none wanted */
     const qn_gradient_observer *observer; /* borrowed, or NULL */
     float *decoded;                       /* owned; room for the largest matrix that is not dense f32 */
     qni_backward_work work;
@@ -31,12 +31,18 @@ typedef struct qni_backward {
 } qni_backward;
 
 /* Makes one inside of up to MAX_TOKENS tokens, and more, up to MOST, as far as they fit into KEEP_BYTES. */
-QN_NODISCARD qn_status qni_backward_open(qni_backward *out, const qni_pass *pass, float **gradients,
+QN_NODISCARD qn_status qni_backward_open(qni_backward *out, const qni_pass *pass, qn_gradients *gradients,
                                          int64_t max_tokens, int64_t keep_bytes, int64_t most, qn_error *err);
 void qni_backward_release(qni_backward *backward);
 
 /* The gradient of layout entry INDEX (-1: no such entry), or NULL where none is wanted. */
 float *qni_wanted_gradient(const qni_backward *backward, int64_t index);
+
+/* The same to be added to: zeroed now where it was to be set. */
+float *qni_gradient_to_add(const qni_backward *backward, int64_t index);
+
+/* Zeroes the gradient of entry INDEX where it is still to be set. */
+void qni_gradients_settle(qn_gradients *gradients, const qn_layout *layout, int64_t index);
 
 /* Shows dy, the gradient at the output of layout entry INDEX, to the observer. */
 QN_NODISCARD qn_status qni_show_gradient(const qni_backward *backward, int64_t index, const float *dy,

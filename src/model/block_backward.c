@@ -89,8 +89,8 @@ static qn_status make_decoded(const qni_pass *pass, float **out, qn_error *err) 
     return largest > 0 ? QNI_ALLOC(*out, largest, "a decoded matrix", err) : QN_OK;
 }
 
-qn_status qni_backward_open(qni_backward *out, const qni_pass *pass, float **gradients, int64_t max_tokens,
-                            int64_t keep_bytes, int64_t most, qn_error *err) {
+qn_status qni_backward_open(qni_backward *out, const qni_pass *pass, qn_gradients *gradients,
+                            int64_t max_tokens, int64_t keep_bytes, int64_t most, qn_error *err) {
     qni_backward backward = {.pass = pass, .gradients = gradients};
     qn_status status = make_unrotation(pass, &backward.unrotate, err);
     if (status == QN_OK) status = make_decoded(pass, &backward.decoded, err);

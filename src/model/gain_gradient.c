@@ -17,7 +17,7 @@ static int64_t width_of(const qni_gain_gradient *g) {
     return g->backward->pass->model->config->hidden_size;
 }
 
-/* sums[j] = sum of W_ij dW_ij over the rows of all readers, in order. */
+/* sums[j] = sum of W_ij dW_ij over the rows of all readers, in order; what is still to be set counts as zero. */
 static qn_status sum_products(const qni_gain_gradient *g, double *sums, qn_error *err) {
     const qn_model *model = g->backward->pass->model;
     const int64_t h = width_of(g);
@@ -27,6 +27,7 @@ static qn_status sum_products(const qni_gain_gradient *g, double *sums, qn_error
     for (int m = 0; m < N_READERS; m++) {
         const int64_t index = g->layer->tensor[k_readers[m]];
         const float *gradient = qni_wanted_gradient(g->backward, index);
+        if (g->backward->gradients->is_renewed[index]) continue;
         for (int64_t i = 0; i < model->layout->entries[index].rows; i++) {
             qn_weight_decode_rows(model->weights[index], i, 1, row);
             for (int64_t j = 0; j < h; j++) sums[j] += (double)row[j] * (double)gradient[i * h + j];
@@ -63,7 +64,7 @@ qn_status qni_gain_gradient_open(qni_gain_gradient *g, const qni_backward *backw
 
 qn_status qni_gain_gradient_finish(const qni_gain_gradient *g, qn_error *err) {
     if (!g->is_used || !g->gain) return QN_OK;
-    float *gradient = qni_wanted_gradient(g->backward, g->layer->tensor[QN_TENSOR_INPUT_NORM]);
+    float *gradient = qni_gradient_to_add(g->backward, g->layer->tensor[QN_TENSOR_INPUT_NORM]);
     const int64_t h = width_of(g);
     double *after = NULL;
     QN_TRY(QNI_ALLOC(after, h, "sums of gradients", err));

@@ -34,7 +34,7 @@ static qn_status run(qni_gradient_walk *walk, const qni_pass *teacher, const qn_
                        loss->ce_nats, loss->kl_nats);
     if (!d) return QN_OK;
     QN_TRY(qni_gradient_walk_back(walk, d, err));
-    float *embedding = qni_wanted_gradient(&walk->backward, model->embed);
+    float *embedding = qni_gradient_to_add(&walk->backward, model->embed);
     if (embedding)
         walk->pass.ops->scatter_add(walk->pass.ops, sequences->ids, d, walk->plan.n_tokens,
                                     model->config->hidden_size, embedding, walk->pass.n_threads);

@@ -21,7 +21,15 @@ static qn_status check_gradients(const qn_model *model, const qn_gradients *grad
                    (long long)gradients->n, (long long)n);
 }
 
+/* What the walk did not reach. */
+static void settle_gradients(const qni_gradient_walk *walk) {
+    qn_gradients *gradients = walk->backward.gradients;
+    for (int64_t i = 0; gradients && i < gradients->n; i++)
+        qni_gradients_settle(gradients, walk->pass.model->layout, i);
+}
+
 void qni_gradient_walk_release(qni_gradient_walk *walk) {
+    settle_gradients(walk);
     qni_backward_release(&walk->backward);
     if (walk->pass.ops) qni_memory_take_back(walk->memory, walk->pass.ops);
     qni_pass_release(&walk->pass);
@@ -62,8 +70,8 @@ qn_status qni_gradient_walk_open(qni_gradient_walk *walk, const qn_model *model,
         return qni_fail_nomem(err, "block inputs");
     QN_TRY(qni_memory_take(walk->memory, QNI_MEMORY_STREAMS, floats, "block inputs", &walk->streams, err));
     if (!walk->with_gradient) return QN_OK;
-    QN_TRY(qni_backward_open(&walk->backward, &walk->pass, gradients ? gradients->per_entry : NULL,
-                             walk->plan.longest_chunk, options->keep_bytes, walk->n_steps, err));
+    QN_TRY(qni_backward_open(&walk->backward, &walk->pass, gradients, walk->plan.longest_chunk,
+                             options->keep_bytes, walk->n_steps, err));
     walk->backward.observer = options->observer;
     return QN_OK;
 }

@@ -1,7 +1,7 @@
 #include "quern/model/gradient.h"
 
 #include "base/alloc.h"
-#include "model/memory.h"
+#include "model/backward.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -15,9 +15,10 @@ qn_status qn_gradients_alloc(const qn_layout *layout, qn_gradients *out, qn_erro
 qn_status qn_gradients_alloc_some(const qn_layout *layout, const bool *wanted, qn_gradients *out,
                                   qn_error *err) {
     qn_gradients gradients = {.per_entry = qni_alloc_array(layout->n, sizeof *gradients.per_entry),
+                              .is_renewed = qni_alloc_array(layout->n, sizeof *gradients.is_renewed),
                               .n = layout->n,
                               .memory = qni_alloc_array(1, sizeof *gradients.memory)};
-    if (!gradients.per_entry || !gradients.memory) {
+    if (!gradients.per_entry || !gradients.is_renewed || !gradients.memory) {
         qn_gradients_release(&gradients);
         return qni_fail_nomem(err, "gradients");
     }
@@ -37,18 +38,30 @@ qn_status qn_gradients_alloc_some(const qn_layout *layout, const bool *wanted, q
     return QN_OK;
 }
 
-void qn_gradients_clear(qn_gradients *gradients, const qn_layout *layout) {
-    for (int64_t i = 0; i < gradients->n; i++) {
-        const qn_layout_entry *entry = &layout->entries[i];
-        if (!gradients->per_entry[i]) continue;
+static void clear_entry(qn_gradients *gradients, const qn_layout *layout, int64_t i) {
+    const qn_layout_entry *entry = &layout->entries[i];
+    if (gradients->per_entry[i])
         memset(gradients->per_entry[i], 0,
                (size_t)(entry->rows * entry->cols) * sizeof **gradients->per_entry);
-    }
+    gradients->is_renewed[i] = false;
+}
+
+void qn_gradients_clear(qn_gradients *gradients, const qn_layout *layout) {
+    for (int64_t i = 0; i < gradients->n; i++) clear_entry(gradients, layout, i);
+}
+
+void qn_gradients_renew(qn_gradients *gradients) {
+    for (int64_t i = 0; i < gradients->n; i++) gradients->is_renewed[i] = true;
+}
+
+void qni_gradients_settle(qn_gradients *gradients, const qn_layout *layout, int64_t index) {
+    if (gradients->is_renewed[index]) clear_entry(gradients, layout, index);
 }
 
 void qn_gradients_release(qn_gradients *gradients) {
     for (int64_t i = 0; gradients->per_entry && i < gradients->n; i++) free(gradients->per_entry[i]);
     free(gradients->per_entry);
+    free(gradients->is_renewed);
     if (gradients->memory) qni_memory_release(gradients->memory);
     free(gradients->memory);
     *gradients = (qn_gradients){0};

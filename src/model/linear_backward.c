@@ -8,7 +8,20 @@
 #include "base/banned.h"
 
 float *qni_wanted_gradient(const qni_backward *backward, int64_t index) {
-    return backward->gradients && index >= 0 ? backward->gradients[index] : NULL;
+    return backward->gradients && index >= 0 ? backward->gradients->per_entry[index] : NULL;
+}
+
+float *qni_gradient_to_add(const qni_backward *backward, int64_t index) {
+    float *gradient = qni_wanted_gradient(backward, index);
+    if (gradient) qni_gradients_settle(backward->gradients, backward->pass->model->layout, index);
+    return gradient;
+}
+
+/* Whether a product may set the gradient of entry INDEX; if so, it is set. */
+static bool is_to_set(const qni_backward *backward, int64_t index) {
+    const bool is_renewed = qni_wanted_gradient(backward, index) && backward->gradients->is_renewed[index];
+    if (is_renewed) backward->gradients->is_renewed[index] = false;
+    return is_renewed;
 }
 
 qn_status qni_show_gradient(const qni_backward *backward, int64_t index, const float *dy, int64_t first_token,
@@ -49,7 +62,8 @@ qn_status qni_linear_backward(const qni_backward *backward, int64_t index, int64
         .signs = w->signs,
         .dx = dx,
         .dw = x ? qni_wanted_gradient(backward, index) : NULL,
-        .dbias = x ? qni_wanted_gradient(backward, bias_index) : NULL,
+        .set_dw = x && is_to_set(backward, index),
+        .dbias = x ? qni_gradient_to_add(backward, bias_index) : NULL,
     };
     if (!args.dx && !args.dw && !args.dbias) return QN_OK;
     return pass->ops->linear_backward(pass->ops, &args, pass->n_threads, err);
@@ -68,7 +82,7 @@ qn_status qni_norm_backward(const qni_backward *backward, int64_t index, const f
                                              .n = n,
                                              .add_dx = add_dx,
                                              .dx = dx,
-                                             .dw = qni_wanted_gradient(backward, index)};
+                                             .dw = qni_gradient_to_add(backward, index)};
     const qn_status status = pass->ops->rms_norm_backward(pass->ops, &args, pass->n_threads, err);
     free(w);
     return status;

@@ -1,4 +1,4 @@
-/* The backward of a linear layer: dx = dy W, dw += dy^T x, dbias += column sums of dy. Both products run as
+/* The backward of a linear layer: dx = dy W, dw (+)= dy^T x, dbias += column sums of dy. Both products run as
  * one grid of tiles. The sum over tokens of a tile of dw is one product, in one order. */
 #include "tensor/operand.h"
 #include "tensor/sign_product.h"
@@ -57,7 +57,7 @@ static void prepare_dw(backward_job *job) {
     job->dw_gemm = (qni_tile_gemm){.kernels = job->kernels,
                                    .parts = qni_precision_parts(job->precision),
                                    .trans_a = true,
-                                   .accumulate = true,
+                                   .accumulate = !a->set_dw,
                                    .m = a->n,
                                    .n = a->k,
                                    .k = a->m,

@@ -79,10 +79,10 @@ typedef struct qni_nll_args {
     double *nll;
 } qni_nll_args;
 
-/* Gradients of y = x W^T + bias. Wanted are those that are not NULL; dw and dbias are added to, dx is where
- * add_dx says so. */
+/* Gradients of y = x W^T + bias. Wanted are those that are not NULL; dbias is added to, dw unless set_dw, dx where add_dx says
+ * so. */
 typedef struct qni_linear_backward_args {
-    bool bf16, add_dx;
+    bool bf16, add_dx, set_dw;
     int64_t m, n, k;
     const float *dy;        /* [M, N] */
     const float *x;         /* [M, K]; for dw */

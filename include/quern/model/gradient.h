@@ -25,6 +25,7 @@ extern "C" {
 /* One f32 array per layout entry, of the entry's shape; NULL where the gradient is not wanted, which saves its time. */
 typedef struct qn_gradients {
     float **per_entry; /* [n] owned */
+    bool *is_renewed;  /* [n] owned: numbers that the next walk sets, undefined until then */
     int64_t n;
     struct qn_gradient_memory *memory; /* owned; work space that qn_loss_gradient keeps from call to call */
 } qn_gradients;
@@ -45,6 +46,9 @@ QN_NODISCARD QN_API qn_status qn_gradients_alloc(const qn_layout *layout, qn_gra
 QN_NODISCARD QN_API qn_status qn_gradients_alloc_some(const qn_layout *layout, const bool *wanted,
                                                       qn_gradients *out, qn_error *err);
 QN_API void qn_gradients_clear(qn_gradients *gradients, const qn_layout *layout);
+/* The next call that finds gradients sets them instead of adding to them: what qn_gradients_clear is for, without its pass over all of
+ * them. Until then they are undefined. */
+QN_API void qn_gradients_renew(qn_gradients *gradients);
 QN_API void qn_gradients_release(qn_gradients *gradients);
 
 /* A teacher as its k largest log-probabilities at each position, the mass of all other ids, and perhaps samples of them

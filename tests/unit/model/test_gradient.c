@@ -286,6 +286,35 @@ static void test_kept_work_space_changes_no_byte(void **state) {
     release(&f);
 }
 
+/* Renewed gradients are those of cleared ones, whatever stood there before; the call after adds. */
+static void test_renewed_gradients_are_set(void **state) {
+    fixture f = make_fixture((tiny_options){.tied = true, .attention_bias = true}, 0);
+    batch b;
+    qn_loss loss;
+    const qn_loss_options options = {.ce_weight = 1.0, .scale = 1.0, .keep_bytes = INT64_MAX};
+    (void)state;
+    make_batch(&b);
+    const qn_sequences none = {.ids = b.ids, .starts = k_starts, .n = 0};
+    qn_gradients cleared = gradients_of(&f, &b.sequences, b.targets, QN_COMPUTE_F32, 1.0, &loss);
+    qn_gradients renewed = gradients_of(&f, &b.sequences, b.targets, QN_COMPUTE_F32, 1.0, &loss);
+    for (int call = 0; call < 3; call++) {
+        for (int64_t i = 0; i < f.m.layout->n; i++) renewed.per_entry[i][0] = NAN;
+        qn_gradients_renew(&renewed);
+        qn_gradients_clear(&cleared, f.m.layout);
+        for (int n = 0; n <= call; n++) { /* no text leaves zeros; once sets; the second time adds */
+            const qn_sequences *sequences = call == 0 ? &none : &b.sequences;
+            assert_ok(
+                qn_loss_gradient(f.m.model, sequences, b.targets, &options, NULL, &cleared, &loss, err));
+            assert_ok(
+                qn_loss_gradient(f.m.model, sequences, b.targets, &options, NULL, &renewed, &loss, err));
+        }
+        assert_same_gradients(f.m.layout, &cleared, &renewed);
+    }
+    qn_gradients_release(&cleared);
+    qn_gradients_release(&renewed);
+    release(&f);
+}
+
 static void test_bf16_is_close_and_rounded(void **state) {
     fixture f = make_fixture((tiny_options){.attention_bias = true}, 0);
     batch b;
@@ -449,6 +478,7 @@ int main(void) {
         cmocka_unit_test(test_divergence_from_a_teacher),
         cmocka_unit_test(test_threads_and_memory_change_no_byte),
         cmocka_unit_test(test_kept_work_space_changes_no_byte),
+        cmocka_unit_test(test_renewed_gradients_are_set),
         cmocka_unit_test(test_bf16_is_close_and_rounded),
         cmocka_unit_test(test_sequences_add_up_and_scale),
         cmocka_unit_test(test_loss_alone_and_the_heads_sum),
