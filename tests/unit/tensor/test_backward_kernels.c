@@ -1,8 +1,8 @@
 /* The backward kernels of every instruction set this machine has, against the plain reference, at awkward
  * lengths. */
 #include "quern/base/rng.h"
-#include "tensor/kernels.h"
 #include "test_data.h"
+#include "usable_kernels.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -17,20 +17,12 @@ enum { N_LENGTHS = sizeof k_lengths / sizeof *k_lengths };
 #define TOLERANCE 3e-6
 #define TINY      1e-30 /* where exp was held within the normal numbers */
 
-static const qni_kernels *usable[8];
+static const qni_kernels *usable[MOST_USABLE];
 static int n_usable;
 
 static int find_usable(void **state) {
     (void)state;
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        usable[n_usable++] = &qni_kernels_avx2;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        usable[n_usable++] = &qni_kernels_avx512;
-#elif defined(__aarch64__)
-    usable[n_usable++] = &qni_kernels_neon;
-#endif
+    n_usable = find_usable_kernels(usable);
     return 0;
 }
 

@@ -1,8 +1,8 @@
 /* Every kernel of every instruction set this machine has, against the plain reference, at awkward lengths. */
 #include "quern/base/rng.h"
 #include "quern/tensor/dtype.h"
-#include "tensor/kernels.h"
 #include "test_data.h"
+#include "usable_kernels.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -18,20 +18,12 @@ static const int64_t k_lengths[] = {1, 2, 7, 8, 9, 15, 16, 17, 31, 33, 63, 64, 6
 #define EXP_TOLERANCE                                                                                        \
     4e-7 /* relative: about 2 units in the last place of exp, and the rounding of its argument */
 
-static const qni_kernels *usable[8];
+static const qni_kernels *usable[MOST_USABLE];
 static int n_usable;
 
 static int find_usable(void **state) {
     (void)state;
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        usable[n_usable++] = &qni_kernels_avx2;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        usable[n_usable++] = &qni_kernels_avx512;
-#elif defined(__aarch64__)
-    usable[n_usable++] = &qni_kernels_neon;
-#endif
+    n_usable = find_usable_kernels(usable);
     for (int i = 0; i < n_usable; i++)
         printf("instruction set under test: %s\n", qn_isa_name(usable[i]->isa));
     return 0;

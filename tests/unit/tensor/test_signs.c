@@ -2,6 +2,7 @@
 #include "quern/base/rng.h"
 #include "tensor/ops.h"
 #include "test_data.h"
+#include "usable_kernels.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -11,20 +12,12 @@
 /* f32 sums against double sums, of the sum of magnitudes. */
 #define SUM_TOLERANCE 1e-6
 
-static const qni_kernels *usable[4];
+static const qni_kernels *usable[MOST_USABLE];
 static int n_usable;
 
 static int find_usable(void **state) {
     (void)state;
-#if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma"))
-        usable[n_usable++] = &qni_kernels_avx2;
-    if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-        __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
-        usable[n_usable++] = &qni_kernels_avx512;
-#elif defined(__aarch64__)
-    usable[n_usable++] = &qni_kernels_neon;
-#endif
+    n_usable = find_usable_kernels(usable);
     return 0;
 }
 
