@@ -254,8 +254,8 @@ typedef struct qn_weight {
     qn_weight_kind kind;
     qn_view dense;      /* kind DENSE: [R, C] or [C], F32, F16 or BF16 */
     qn_encoded encoded; /* kind ENCODED: bound */
-    const struct qni_signs *
-        signs; /* or NULL: a dense matrix once more in a form that is faster to multiply; borrowed, internal */
+    /* Internal, borrowed, or NULL: a dense matrix once more as sums of signs, which are faster to multiply. */
+    const struct qni_signs *signs;
 } qn_weight;
 
 QN_API int64_t qn_weight_rows(const qn_weight *w); /* 1 for a vector */

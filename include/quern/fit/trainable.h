@@ -6,7 +6,8 @@
  * its matrix, a scale by lr * scale_rate means of its plane, a threshold by lr * threshold_rate of a scale, a vector by lr * vector_rate of its
  * root mean square. One setting fits all layers and both tracks.
  *
- * Memory: 24 bytes a parameter, with a snapshot 28; up to half a byte more where codes are lent as signs too. Deterministic, whatever the number of threads. */
+ * Memory: 24 bytes a parameter, with a snapshot 28; up to half a byte more where codes are lent as
+ * signs too. Deterministic, whatever the number of threads. */
 #ifndef QUERN_FIT_TRAINABLE_H
 #define QUERN_FIT_TRAINABLE_H
 
