@@ -7,8 +7,8 @@
  * Four signs have 16 sums with four values x. A product makes the 16 sums of each four inputs once for a tile of tokens, and
  * then adds one of them where a dense product has four multiply-adds: the method of Arlazarov, Dinic, Kronrod and Faradzhev (1970), known as
  * that of the four Russians; for low-bit weights Wei et al., "T-MAC" (2024). The same the other way round gives
- * dx = dy W, with the four signs taken down a column and dy times the scale of its row. One layer goes about three and a half
- * times as fast as f32 multiply-adds, two 1.7 times.
+ * dx = dy W, with the four signs taken down a column and dy times the scale of its row. With two
+ * layers there are two additions in place of four multiply-adds, which pays in large matrices alone.
  *
  * Rounding: sums of four, of sixteen fours, then over blocks of 64 with their scale, in order, all in f32; as exact as a dense product. A
  * result depends on the kernels' width, not on the number of threads, nor on which tokens share a tile. */

@@ -4,7 +4,7 @@
 #include "quern/tensor/dtype.h"
 #include "packed_plain.h"
 #include "tensor/ops.h"
-#include "test_data.h"
+#include "random_values.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -25,15 +25,6 @@ static qn_ops *open_ops(void) {
     qn_error err = {0};
     if (qni_ops_open(&ops, &err) != QN_OK) fail_msg("%s", err.message);
     return ops;
-}
-
-static float *random_values(int64_t n, uint64_t seed) {
-    qn_rng rng;
-    float *x = malloc((size_t)(n ? n : 1) * sizeof *x);
-    assert_non_null(x);
-    qn_rng_seed(&rng, seed);
-    for (int64_t i = 0; i < n; i++) x[i] = (float)qn_rng_normal(&rng);
-    return x;
 }
 
 static double rounded(float value, bool bf16) {

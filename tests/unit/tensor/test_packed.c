@@ -1,7 +1,7 @@
 /* Packed products against loops in double and against oneDNN's f32 products. Skipped where there is no matrix unit. */
 #include "quern/base/rng.h"
 #include "packed_plain.h"
-#include "test_data.h"
+#include "random_values.h"
 
 #include <math.h>
 #include <stdio.h>
@@ -19,15 +19,6 @@ static const qni_packed_kernels *packed_kernels(void) {
         skip();
     }
     return kernels->packed;
-}
-
-static float *random_values(int64_t n, uint64_t seed) {
-    qn_rng rng;
-    float *x = malloc((size_t)n * sizeof *x);
-    assert_non_null(x);
-    qn_rng_seed(&rng, seed);
-    for (int64_t i = 0; i < n; i++) x[i] = (float)qn_rng_normal(&rng);
-    return x;
 }
 
 /* op(A) [m, k] and op(B) [k, n], each with a gap behind its rows. */

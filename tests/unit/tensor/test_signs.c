@@ -1,7 +1,7 @@
 /* Products with matrices of signs, both ways, against loops in double over the numbers they stand for. */
 #include "quern/base/rng.h"
 #include "tensor/ops.h"
-#include "test_data.h"
+#include "random_values.h"
 #include "usable_kernels.h"
 
 #include <math.h>
@@ -19,15 +19,6 @@ static int find_usable(void **state) {
     (void)state;
     n_usable = find_usable_kernels(usable);
     return 0;
-}
-
-static float *random_values(int64_t n, uint64_t seed) {
-    qn_rng rng;
-    float *x = malloc((size_t)n * sizeof *x);
-    assert_non_null(x);
-    qn_rng_seed(&rng, seed);
-    for (int64_t i = 0; i < n; i++) x[i] = (float)qn_rng_normal(&rng);
-    return x;
 }
 
 /* ---- a matrix, as signs and as numbers ---- */
